@@ -1,0 +1,1 @@
+"""vitquant: what post-training quantization really does to a Vision Transformer, on this machine."""

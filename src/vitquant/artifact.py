@@ -1,0 +1,195 @@
+"""An artifact: a directory that holds a runnable classifier.
+
+`recipe.json` says what it is (recipe, options, preprocessing, classes, versions) and carries the SHA-256 of
+every other file; those hold the weights, in formats that load without running code from the file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitquant import files
+from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.params import describe
+
+SPEC_FILE = "recipe.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Preprocessing(BaseModel):
+    """From an image file to the model's input."""
+
+    resize: int
+    crop: int
+    interpolation: str = "bicubic"
+    mean: list[float]
+    std: list[float]
+
+    def to_tensor(self, images: NDArray[np.uint8]) -> Tensor:
+        """Normalise uint8 images (N, H, W, 3) to float32 (N, 3, H, W)."""
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        tensor = planes.to(torch.float32, memory_format=torch.contiguous_format)
+        return tensor.mul_(1 / (255 * std)).sub_(mean / std)
+
+
+class FileDigest(BaseModel):
+    """What a file must be to be the one that was written."""
+
+    sha256: str
+    bytes: int
+
+
+class Spec(BaseModel):
+    """The content of recipe.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str
+    method: str
+    options: dict[str, Any]
+    architecture: str
+    preprocessing: Preprocessing
+    classes: list[str]
+    details: dict[str, Any] = {}
+    """What building found out: the probe's regularisation, the engine, the layers quantized."""
+    unavailable: str | None = None
+    """Why there is no model: the recipe cannot run on the machine that built it."""
+    versions: dict[str, str] = {}
+    files: dict[str, FileDigest] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk, its digests verified when it was opened."""
+
+    path: Path
+    spec: Spec
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of all that must be shipped to run it."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+class Predictor:
+    """A loaded artifact: uint8 images (N, H, W, 3) in, float32 logits (N, C) out.
+
+    `forward` is the model alone, on preprocessed images; it is what the benchmark times.
+    """
+
+    def __init__(self, artifact: Artifact, forward: Callable[[Tensor], Tensor]) -> None:
+        self.artifact = artifact
+        self._forward = forward
+
+    def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
+        """Normalise uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W).
+
+        Raises:
+            VitquantError: images of another shape or type.
+        """
+        preprocessing = self.artifact.spec.preprocessing
+        side = preprocessing.crop
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+            raise VitquantError(
+                f"{self.artifact.path} takes uint8 images of shape (N, {side}, {side}, 3), "
+                f"not {images.dtype} {images.shape}"
+            )
+        return preprocessing.to_tensor(images)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C)."""
+        with torch.inference_mode():
+            return self._forward(inputs)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Predict.
+
+        Raises:
+            VitquantError: images that `preprocess` refuses, or logits that are not finite.
+        """
+        logits = self.forward(self.preprocess(images)).numpy()
+        if not np.isfinite(logits).all():
+            raise VitquantError(f"{self.artifact.path} gives NaN or infinite logits: its weights are broken")
+        return logits
+
+
+def write(path: Path, spec: Spec, fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Make the artifact at `path`, whole or not at all.
+
+    Args:
+        spec: all but details, versions and files, which are added here.
+        fill: writes the weights into the directory it is given and returns the details. When it raises
+            UnsupportedError, the artifact says so in `unavailable` and holds nothing else.
+    """
+    with files.atomic(path) as partial:
+        partial.mkdir()
+        try:
+            update: dict[str, Any] = {"details": {**spec.details, **fill(partial)}}
+        except UnsupportedError as reason:
+            files.remove(partial)
+            partial.mkdir()
+            update = {"unavailable": str(reason)}
+        update["versions"] = {name: metadata.version(name) for name in ("vitquant", "torch", "timm")}
+        update["files"] = {
+            file.relative_to(partial).as_posix(): FileDigest(sha256=files.sha256(file), bytes=file.stat().st_size)
+            for file in sorted(partial.rglob("*"))
+            if file.is_file()
+        }
+        files.write_json(partial / SPEC_FILE, spec.model_copy(update=update).model_dump())
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read recipe.json and verify every file against it.
+
+    Raises:
+        VitquantError: a file is missing, truncated or changed.
+    """
+    mend = "make it again with `dvc repro`"
+    if not path.is_dir():
+        raise VitquantError(f"{path} is not an artifact directory: {mend}")
+    content = files.read_json(path / SPEC_FILE)
+    try:
+        spec = Spec.model_validate(content)
+    except ValidationError as error:
+        raise VitquantError(f"{path / SPEC_FILE}: {describe(error)}: {mend}") from None
+    for name, digest in spec.files.items():
+        file = path / name
+        if not file.is_file():
+            raise VitquantError(f"{file} is missing: {mend}")
+        if file.stat().st_size != digest.bytes:
+            raise VitquantError(f"{file} has {file.stat().st_size} bytes, expected {digest.bytes}: {mend}")
+        if files.sha256(file) != digest.sha256:
+            raise VitquantError(f"{file} has changed since it was written (SHA-256 differs): {mend}")
+    return Artifact(path, spec)
+
+
+def write_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Save tensors as safetensors in an artifact directory.
+
+    Raises:
+        VitquantError: a tensor holds NaN or infinity, or the disk is full.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise VitquantError(f"{name} holds NaN or infinity: the weights are broken, nothing was written")
+    file = directory / WEIGHTS_FILE
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:
+        raise VitquantError(f"{file} cannot be written: {error}") from None
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of an artifact directory that `open_artifact` has verified."""
+    return load_file(directory / WEIGHTS_FILE)

@@ -1,0 +1,41 @@
+"""Reading what `prepare` wrote.
+
+A prepared directory holds, for each split, `<split>_images.npy` (uint8, (N, crop, crop, 3), RGB) and
+`<split>_labels.npy` (int64, (N,)), and `classes.json` and `manifest.csv` (path, class, split, sha256).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitquant import files
+from vitquant.errors import VitquantError
+
+Split = Literal["train", "val"]
+
+
+class Prepared:
+    """A prepared directory, opened for reading; images stay on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.classes: list[str] = files.read_json(path / "classes.json")
+
+    def images(self, split: Split) -> NDArray[np.uint8]:
+        """The split's images, uint8 (N, H, W, 3), memory-mapped."""
+        images: NDArray[np.uint8] = self._array(f"{split}_images.npy", "r")
+        return images
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """The split's class indices, int64 (N,)."""
+        labels: NDArray[np.int64] = self._array(f"{split}_labels.npy", None)
+        return labels
+
+    def _array(self, name: str, mode: Literal["r"] | None) -> Any:
+        file = self.path / name
+        try:
+            return np.load(file, mmap_mode=mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise VitquantError(f"{file} cannot be read ({error}): run `dvc repro -f prepare`") from None

@@ -1,0 +1,1 @@
+"""Accuracy, latency, memory, size, the machine, and the statistics over them."""

@@ -1,0 +1,54 @@
+"""Predictions of an artifact over the validation split, and how often they are right."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitquant import files
+from vitquant.artifact import Predictor
+from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.measure import statistics
+from vitquant.parallel import map_batches
+
+
+def evaluate(
+    predictor: Predictor, prepared: Prepared, batch_size: int, threads: int, out: Path, predictions: Path
+) -> None:
+    """Predict the validation split; write the summary as JSON and the logits as .npz."""
+    logits = predict(predictor, prepared, batch_size, threads)
+    spec = predictor.artifact.spec
+    summary = {"recipe": spec.recipe, **summarize(logits, prepared.labels("val")), "details": spec.details}
+    write(summary, logits, out, predictions)
+
+
+def write(summary: dict[str, Any], logits: NDArray[np.float32], out: Path, predictions: Path) -> None:
+    """Write `summary` as JSON to `out`, and `logits`, float32 (N, C), as .npz to `predictions`."""
+    with files.atomic(predictions) as partial, partial.open("wb") as file:
+        np.savez(file, logits=logits)
+    files.write_json(out, summary)
+
+
+def predict(predictor: Predictor, prepared: Prepared, batch_size: int, threads: int) -> NDArray[np.float32]:
+    """Logits of every validation image, float32 (N, C), in the split's order.
+
+    Raises:
+        VitquantError: the artifact was made for other classes, or an output is not finite.
+    """
+    spec = predictor.artifact.spec
+    if spec.classes != prepared.classes:
+        raise VitquantError(f"{predictor.artifact.path} is for other classes than {prepared.path}: run `dvc repro`")
+    return map_batches(predictor, prepared.images("val"), batch_size, threads, f"evaluate {spec.recipe}")
+
+
+def summarize(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Top-1 and, where there are more than five classes, top-5, each with its interval, in percent."""
+    summary: dict[str, Any] = {"images": len(labels)}
+    for k in (1, 5):
+        if k < logits.shape[1]:
+            estimate = statistics.proportion(statistics.hits(logits, labels, k))
+            summary[f"top{k}_pct"] = round(estimate.value, 2)
+            summary[f"top{k}_ci95_pct"] = [round(estimate.low, 2), round(estimate.high, 2)]
+    return summary

@@ -1,0 +1,71 @@
+"""The machine and the software that a number belongs to."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+ISA_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
+LIBRARIES = ("torch", "torchvision", "timm", "numpy")
+CODE = ("src", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock")
+
+
+def machine() -> dict[str, Any]:
+    """What decides whether a measurement still stands: the host, its processor, memory, and the libraries."""
+    model, flags = _processor()
+    return {
+        "host": platform.node(),
+        "cpu": model,
+        "isa": [flag for flag in ISA_FLAGS if flag in flags],
+        "cores": cores(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "os": platform.system(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def threads(wanted: Literal["auto"] | int) -> int:
+    """The `threads` parameter as a number."""
+    return cores() if wanted == "auto" else wanted
+
+
+def git_commit() -> str | None:
+    """The commit of the code, `+changes` where tracked code differs from it; None outside a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+changes" if _git("status", "--porcelain", "--", *CODE) else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> tuple[str, set[str]]:
+    """The processor's name and its instruction-set flags, from /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return fields.get("model name", platform.machine()), set(fields.get("flags", fields.get("Features", "")).split())

@@ -1,0 +1,1 @@
+"""Vision transformers, where their weights come from, and their linear heads."""

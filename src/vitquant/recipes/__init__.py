@@ -1,0 +1,72 @@
+"""Recipes: how an artifact is made from the FP32 one, and how it is loaded again.
+
+A method is one file in this package. It defines
+
+- `Options`, a pydantic model of its options in params.yaml;
+- `build(fp32: Artifact, directory: Path, options: Options) -> dict`, which writes the weights into
+  `directory` and returns details worth recording;
+- `load(artifact: Artifact) -> Callable[[Tensor], Tensor]`, which gives the function from preprocessed
+  images, float32 (N, 3, H, W), to float32 logits (N, C).
+
+`build` and `load` raise UnsupportedError where this machine cannot run the method.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from vitquant import artifact
+from vitquant.artifact import Predictor
+from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.params import Recipe, describe
+
+
+def method(name: str) -> ModuleType:
+    """The module of the method `name`.
+
+    Raises:
+        VitquantError: there is no such method; the message lists those there are.
+    """
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise VitquantError(f"unknown recipe method {name!r}: the methods are {', '.join(known)}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def check_options(name: str, recipe: Recipe) -> Any:
+    """The options of recipe `name`, as its method's `Options`.
+
+    Raises:
+        VitquantError: unknown method, or an option that the method does not have or take.
+    """
+    try:
+        return method(recipe.method).Options.model_validate(recipe.options)
+    except ValidationError as error:
+        raise VitquantError(f"params.yaml: recipes.{name}: {describe(error)}") from None
+    except VitquantError as error:
+        raise VitquantError(f"params.yaml: recipes.{name}.method: {error}") from None
+
+
+def build(name: str, recipe: Recipe, fp32: Path, destination: Path) -> None:
+    """Apply recipe `name` to the FP32 artifact at `fp32` and write the artifact `destination`."""
+    options = check_options(name, recipe)
+    source = artifact.open_artifact(fp32)
+    spec = source.spec.model_copy(update={"recipe": name, "method": recipe.method, "options": options.model_dump()})
+    artifact.write(destination, spec, lambda directory: method(recipe.method).build(source, directory, options))
+
+
+def load(path: Path) -> Predictor:
+    """Verify and load the artifact at `path`.
+
+    Raises:
+        VitquantError: it is damaged.
+        UnsupportedError: it cannot run on this machine.
+    """
+    opened = artifact.open_artifact(path)
+    if opened.spec.unavailable:
+        raise UnsupportedError(opened.spec.unavailable)
+    return Predictor(opened, method(opened.spec.method).load(opened))

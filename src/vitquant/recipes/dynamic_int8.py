@@ -1,0 +1,127 @@
+"""PyTorch dynamic quantization: INT8 weights, activations quantized at run time, per tensor.
+
+The linear layers go through `torch.ao.quantization.quantize_dynamic`; embeddings, norms and LayerScale stay
+FP32. The artifact keeps each layer's INT8 weight, scales and zero points, not the packed form, so that it
+runs on any CPU: the weights are packed for the engine at hand when they are loaded.
+"""
+
+import fnmatch
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.ao.nn.quantized import dynamic as nnqd
+from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
+
+from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.params import Section
+from vitquant.recipes.fp32 import empty_model, load_model
+
+Engine = Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"]
+
+
+class Options(Section):
+    """What params.yaml may say of this recipe."""
+
+    per_channel: bool
+    """One weight scale per output channel, or one per tensor."""
+    keep_float: list[str]
+    """Globs over the names of linear layers that stay FP32."""
+    engine: Engine
+    """The kernels that multiply; auto takes what suits the CPU."""
+
+
+def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]:
+    """Quantize the linear layers and write their integer weights."""
+    engine = use_engine(options.engine)
+    model = load_model(fp32)
+    names = layers_to_quantize(model, options.keep_float)
+    qconfig = per_channel_dynamic_qconfig if options.per_channel else default_dynamic_qconfig
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of torch.ao.quantization, as a whole
+        warnings.filterwarnings("ignore", "torch.quantize_per", UserWarning)
+        quantize_dynamic(model, dict.fromkeys(names, qconfig), inplace=True)
+    write_weights(directory, _to_tensors(model))
+    return {"engine": engine, "quantized_layers": len(names)}
+
+
+def load(artifact: Artifact) -> Callable[[Tensor], Tensor]:
+    """Pack the integer weights for this CPU; the FP32 weights of quantized layers are never allocated."""
+    use_engine(artifact.spec.options["engine"])
+    tensors = read_weights(artifact.path)
+    quantized = {key.removesuffix(".scale") for key in tensors if key.endswith(".scale")}
+    model = empty_model(artifact)
+    floats = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in quantized}
+    model.load_state_dict(floats, strict=False, assign=True)
+    for name in quantized:
+        weight = _quantized(*(tensors[f"{name}.{part}"] for part in ("weight", "scale", "zero_point")))
+        layer = nnqd.Linear(weight.shape[1], weight.shape[0])
+        layer.set_weight_bias(weight, tensors.get(f"{name}.bias"))
+        model.set_submodule(name, layer)
+    return model.eval()
+
+
+def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
+    """The names of the linear layers that no glob keeps in floating point.
+
+    Raises:
+        VitquantError: a glob that matches no linear layer, or none left to quantize.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for glob in keep_float:
+        if not fnmatch.filter(linear, glob):
+            raise VitquantError(f"keep_float: {glob!r} matches no linear layer; they are named like {linear[0]!r}")
+    names = [name for name in linear if not any(fnmatch.fnmatchcase(name, glob) for glob in keep_float)]
+    if not names:
+        raise VitquantError(f"keep_float: {keep_float} leaves no linear layer to quantize")
+    return names
+
+
+def use_engine(wanted: Engine) -> str:
+    """Select PyTorch's quantized engine and return its name.
+
+    `auto` takes `x86` on x86-64, which itself picks oneDNN with VNNI and FBGEMM without, and `qnnpack` on Arm.
+
+    Raises:
+        UnsupportedError: this build of PyTorch has no such engine.
+    """
+    machine = platform.machine().lower()
+    preferred = ["x86", "fbgemm", "onednn"] if machine in ("x86_64", "amd64") else ["qnnpack", "onednn"]
+    supported = torch.backends.quantized.supported_engines
+    for engine in preferred if wanted == "auto" else [wanted]:
+        if engine in supported:
+            torch.backends.quantized.engine = engine
+            return engine
+    raise UnsupportedError(f"PyTorch has no quantized engine {wanted!r} on {machine}: it has {', '.join(supported)}")
+
+
+def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """FP32 tensors under their own names; a quantized layer as weight (INT8), scale, zero_point and bias."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nnqd.Linear):
+            continue
+        weight = layer.weight()
+        per_channel = weight.qscheme() == torch.per_channel_affine
+        tensors[f"{name}.weight"] = weight.int_repr()
+        tensors[f"{name}.scale"] = (
+            weight.q_per_channel_scales() if per_channel else torch.tensor(weight.q_scale(), dtype=torch.float64)
+        )
+        tensors[f"{name}.zero_point"] = (
+            weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+        )
+        if layer.bias() is not None:
+            tensors[f"{name}.bias"] = layer.bias()
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _quantized(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The quantized tensor with exactly these integers: nothing is rounded again."""
+    if scale.ndim:
+        return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, 0)
+    return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point.item()))

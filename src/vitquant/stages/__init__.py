@@ -1,0 +1,1 @@
+"""One Click command per DVC stage. Stages read parameters and paths; they compute nothing."""

@@ -1,0 +1,20 @@
+"""Stage `prepare`: images to arrays, once."""
+
+from pathlib import Path
+
+import click
+
+from vitquant.stages.common import path_option, read_params
+
+
+@click.command("prepare")
+@path_option("--raw", "The fetched data.")
+@path_option("--out", "Folder to write the arrays to.")
+@click.pass_context
+def command(context: click.Context, raw: Path, out: Path) -> None:
+    """Decode, resize, crop and split the images into arrays that later stages memory-map."""
+    from vitquant.data.prepare import prepare
+    from vitquant.data.sources import SOURCES
+
+    params = read_params(context)
+    prepare(SOURCES[params.data.source].samples(raw), raw, params.data, out)

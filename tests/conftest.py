@@ -1,0 +1,99 @@
+"""Small real inputs: generated photographs, a tiny ViT with random weights, and its FP32 artifact."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitquant import baseline
+from vitquant.data import folder
+from vitquant.data.prepare import prepare
+from vitquant.data.prepared import Prepared
+from vitquant.params import Params
+
+CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
+SIDE = 64  # pixels; test_vit has patches of 16
+
+
+def draw_image(label: str, seed: int) -> Image.Image:
+    """A 96 × 80 picture that belongs to `label`, each seed another one."""
+    rng = np.random.default_rng([CLASSES.index(label), seed])
+    y, x = np.mgrid[:80, :96]
+    cx, cy, radius = rng.integers(30, 60), rng.integers(25, 55), rng.integers(10, 25)
+    gray = {
+        "disc": ((x - cx) ** 2 + (y - cy) ** 2 < radius**2) * 255.0,
+        "noise": rng.uniform(0, 255, x.shape),
+        "square": ((abs(x - cx) < radius) & (abs(y - cy) < radius)) * 255.0,
+        "stripes": (x // 6 % 2) * 255.0,
+        "waves": 127 + 127 * np.sin(y / 4 + cx),
+        "yellow": np.full(x.shape, 200.0),
+    }[label]
+    image = np.stack([gray, gray, gray * (label != "yellow")], axis=-1) + rng.normal(0, 20, (80, 96, 3))
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def write_images(root: Path, per_class: int) -> Path:
+    """A folder per class, `per_class` generated images in each."""
+    for label in CLASSES:
+        (root / label).mkdir(parents=True)
+        for seed in range(per_class):
+            draw_image(label, seed).save(root / label / f"{seed:03}.png")
+    return root
+
+
+def mini_study(images: Path) -> dict:
+    """params.yaml of the miniature study, as plain data, to be changed by a test."""
+    recipe = {"method": "dynamic_int8", "per_channel": False, "keep_float": ["head"], "engine": "auto"}
+    return {
+        "study": "mini",
+        "threads": "auto",
+        "model": {"source": "random", "name": "test_vit", "seed": 0},
+        "data": {
+            "source": "folder",
+            "path": str(images),
+            "resize": 72,
+            "crop": SIDE,
+            "val_fraction": 0.4,
+            "seed": 0,
+            "on_undecodable": "stop",
+        },
+        "head": "probe",
+        "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
+        "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
+        "evaluate": {"batch_size": 1},
+        "benchmark": {
+            "warmup": 1,
+            "batches": [{"size": 1, "rounds": 5}, {"size": 4, "rounds": 3}],
+            "seed": 0,
+        },
+        "report": {"resamples": 200, "seed": 0},
+    }
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images in each class."""
+    return write_images(tmp_path_factory.mktemp("images"), 10)
+
+
+@pytest.fixture(scope="session")
+def params(images: Path) -> Params:
+    """The miniature study."""
+    return Params.model_validate(mini_study(images))
+
+
+@pytest.fixture(scope="session")
+def prepared(images: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The images, decoded and split."""
+    path = tmp_path_factory.mktemp("data") / "processed"
+    prepare(folder.samples(images), images, params.data, path)
+    return Prepared(path)
+
+
+@pytest.fixture(scope="session")
+def fp32(params: Params, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The FP32 artifact: a tiny random ViT and a probe fitted on the train split."""
+    path = tmp_path_factory.mktemp("models") / "baseline"
+    baseline.build(params, Path("unused"), prepared, path, threads=2)
+    return path

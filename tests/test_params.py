@@ -1,0 +1,74 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import mini_study
+
+from vitquant import params
+from vitquant.errors import VitquantError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def load(tmp_path: Path, study: dict) -> params.Params:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return params.load(file)
+
+
+def test_the_committed_study_is_valid() -> None:
+    loaded = params.load(REPOSITORY / "params.yaml")
+    assert loaded.model.source == "onnx-wheel"
+    assert loaded.recipes["dynamic-int8"].options["per_channel"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("data", "crops"), 5, "data.folder.crops: unknown key"),
+        (("colour",), "red", "colour: unknown key"),
+        (("data", "crop"), "64", "data.folder.crop: Input should be a valid integer (got '64')"),
+        (("evaluate", "batch_size"), 0, "evaluate.batch_size: Input should be greater than 0 (got 0)"),
+        (("data", "val_fraction"), 1.5, "data.folder.val_fraction: Input should be less than 1 (got 1.5)"),
+        (("data", "crop"), 100, "crop (100) must not exceed resize (72)"),
+        (("data", "source"), "ftp", "'ftp'"),
+        (("recipes", "fp32"), None, "recipes.fp32"),
+        (("recipes", "Not A Name"), {"method": "fp32"}, "recipes.Not A Name"),
+        (("benchmark", "batches"), [{"size": 1, "rounds": 2}] * 2, "each batch size may stand once"),
+        (("threads",), 0, "threads"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path: Path, path: tuple[str, ...], value: object, message: str) -> None:
+    study = copy.deepcopy(mini_study(tmp_path))
+    section = study
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    with pytest.raises(VitquantError) as error:
+        load(tmp_path, study)
+    assert message in str(error.value)
+    assert str(tmp_path / "params.yaml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_baseline_recipe_is_required(tmp_path: Path) -> None:
+    study = mini_study(tmp_path)
+    del study["recipes"]["fp32"]
+    with pytest.raises(VitquantError, match="fp32 must be among the recipes"):
+        load(tmp_path, study)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    study = mini_study(tmp_path)
+    del study["probe"]["c"]
+    with pytest.raises(VitquantError, match=r"probe\.c: missing"):
+        load(tmp_path, study)
+
+
+def test_a_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(VitquantError, match="is missing: run in the repository's root"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("study: [")
+    with pytest.raises(VitquantError, match="is not valid YAML"):
+        params.load(tmp_path / "params.yaml")
