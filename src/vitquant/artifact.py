@@ -38,7 +38,7 @@ class Preprocessing(BaseModel):
     def to_tensor(self, images: NDArray[np.uint8]) -> Tensor:
         """Normalise uint8 images (N, H, W, 3) to float32 (N, 3, H, W)."""
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
-        planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
         tensor = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return tensor.mul_(1 / (255 * std)).sub_(mean / std)
 

@@ -40,12 +40,11 @@ class ViTClassifier(nn.Module):
 
 def create_backbone(name: str, image_size: int) -> Any:
     """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads."""
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*dino*")[:3]) or "vit_small_patch14_dinov2"
-        raise VitquantError(f"model.name: timm has no {name!r}; try one of its ViTs, such as {near}")
+    if not timm.models.is_model_in_modules(name, {"vision_transformer"}):
+        raise VitquantError(f"model.name: timm has no ViT {name!r}; `timm.list_models('vit_*')` lists those it has")
     backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
-    if not isinstance(backbone, timm.models.VisionTransformer) or backbone.cls_token is None:
-        raise VitquantError(f"model.name: {name!r} is not a ViT with a class token")
+    if backbone.cls_token is None:
+        raise VitquantError(f"model.name: {name!r} has no class token, which the linear head reads")
     return backbone
 
 

@@ -42,6 +42,9 @@ def join(params: Params, inputs: Inputs) -> dict[str, Any]:
     labels = prepared.labels("val")
     benchmark = files.read_json(inputs.benchmark)
     logits = {name: _read_logits(inputs.predictions / f"{name}.npz") for name in params.recipes}
+    if "unavailable" in benchmark["recipes"][BASELINE]:
+        reason = benchmark["recipes"][BASELINE]["unavailable"]
+        raise VitquantError(f"{BASELINE}, the baseline of every ratio, could not be benchmarked: {reason}")
     recipes: dict[str, Any] = {}
     for name in params.recipes:
         recipe, unavailable = {}, {}
@@ -52,7 +55,7 @@ def join(params: Params, inputs: Inputs) -> dict[str, Any]:
             recipe.update({key: value for key, value in accuracy.items() if key.startswith("top")})
             if len(prepared.classes) <= 5:  # noqa: PLR2004
                 unavailable["top5"] = f"top-5 of {len(prepared.classes)} classes is always 100 %"
-            if name != BASELINE:
+            if name != BASELINE and logits[BASELINE].size:
                 recipe.update(_paired_accuracy(logits[name], logits[BASELINE], labels, params))
         speed = benchmark["recipes"].get(name, {"unavailable": "not in the benchmark"})
         if "unavailable" in speed:
@@ -60,9 +63,9 @@ def join(params: Params, inputs: Inputs) -> dict[str, Any]:
         else:
             recipe.update(_benchmark(name, speed, benchmark["recipes"][BASELINE], params))
         recipes[name] = {**recipe, **({"unavailable": unavailable} if unavailable else {})}
-    for what, key in (("evaluated", "top1_pct"), ("benchmarked", "size_mb")):
-        if key not in recipes[BASELINE]:
-            raise VitquantError(f"{BASELINE} could not be {what}: {recipes[BASELINE]['unavailable']}")
+    if "top1_pct" not in recipes[BASELINE]:
+        reason = recipes[BASELINE]["unavailable"]["accuracy"]
+        raise VitquantError(f"{BASELINE}, the baseline of every difference, could not be evaluated: {reason}")
     return {
         "study": {
             "name": params.study,

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import mini_study
+
+STAGES = ["machine", "fetch", "prepare", "baseline", "quantize", "evaluate", "benchmark", "report", "summary"]
+
+
+def vitquant(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from vitquant.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def study(images: Path, tmp_path: Path) -> dict:
+    study = mini_study(images)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    return study
+
+
+def test_help_lists_every_stage(tmp_path: Path) -> None:
+    result = vitquant("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    listed = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert set(STAGES) <= set(listed)
+    for stage in STAGES:
+        assert stage in vitquant(stage, "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["prepare", "--raw", "none", "--out", "out"], 1, "Error: none: No such file or directory"),
+        (["prepare", "--raw", "none"], 2, "Missing option '--out'"),
+        (["quantise"], 2, "No such command 'quantise'"),
+        (
+            ["quantize", "int3", "--fp32", "none", "--out", "out"],
+            1,
+            "Error: unknown recipe 'int3': params.yaml has dynamic-int8, fp32",
+        ),
+        (["quantize", "fp32", "--fp32", "none", "--out", "out"], 1, "none is not an artifact directory"),
+        (["--params", "other.yaml", "prepare", "--raw", "r", "--out", "o"], 1, "Error: other.yaml is missing"),
+        (["summary"], 1, "Error: results/metrics.json is missing: run `dvc repro` to make it"),
+        (["machine", "--out", "params.yaml/machine.json"], 1, "Error: params.yaml"),
+    ],
+)
+def test_an_error_is_one_line(study: dict, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    result = vitquant(*arguments, cwd=tmp_path)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    if code == 1:
+        assert len(result.stderr.splitlines()) == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_a_mistake_in_a_recipe_shows_before_the_work_begins(study: dict, tmp_path: Path) -> None:
+    study["recipes"]["dynamic-int8"]["per_chanel"] = True
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    result = vitquant("baseline", "--raw", "none", "--data", "none", "--out", "out", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "Error: params.yaml: recipes.dynamic-int8: per_chanel: unknown key\n"
