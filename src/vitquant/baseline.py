@@ -1,19 +1,21 @@
-"""The FP32 classifier: the study's ViT with its weights, and a linear head fitted on its features."""
+"""The FP32 classifier: the study's ViT with its weights, and its linear head."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from vitquant import artifact
 from vitquant.artifact import Preprocessing, Spec
 from vitquant.data.prepared import Prepared
-from vitquant.models import probe, weights
+from vitquant.models import download, imagenet_head, probe, weights
 from vitquant.models.vit import ViTClassifier, normalisation
-from vitquant.parallel import map_batches
+from vitquant.parallel import choose_device, map_batches
 from vitquant.params import Params
+
+UNTRAINED = "head: none: the head was never trained, so that its predictions mean nothing"
 
 
 def build(params: Params, raw: Path, prepared: Prepared, destination: Path, threads: int) -> None:
@@ -25,21 +27,20 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     Raises:
         VitquantError: the weights do not fit the architecture or are broken.
     """
-    name, side = params.model.name, params.data.crop
-    model = ViTClassifier(name, side, len(prepared.classes)).eval()
+    name, geometry = params.model.name, prepared.geometry
+    model = ViTClassifier(name, geometry.crop, len(prepared.classes)).eval()
     weights.load_into(model, params.model, raw)
     mean, std = normalisation(name)
-    preprocessing = Preprocessing(resize=params.data.resize, crop=side, mean=mean, std=std)
-
-    def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(model.features(preprocessing.to_tensor(images)))
+    preprocessing = Preprocessing(**asdict(geometry), mean=mean, std=std)
 
     def fill(directory: Path) -> dict[str, Any]:
-        train = map_batches(features, prepared.images("train"), 1, threads, "baseline: features")
-        details = probe.fit(train, prepared.labels("train"), params.probe, model.head)
-        artifact.write_weights(directory, model.state_dict())
-        return {"probe": details}
+        details = {}
+        if params.head == "probe":
+            details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
+        elif params.head == "imagenet1k":
+            imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head)
+        artifact.write_weights(directory, model.cpu().state_dict())
+        return details
 
     spec = Spec(
         recipe="fp32",
@@ -48,5 +49,22 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         architecture=name,
         preprocessing=preprocessing,
         classes=prepared.classes,
+        no_accuracy=UNTRAINED if params.head == "none" else None,
     )
     artifact.write(destination, spec, fill)
+
+
+def _fit_probe(
+    model: ViTClassifier, preprocessing: Preprocessing, prepared: Prepared, params: Params, threads: int
+) -> dict[str, float]:
+    """Fit the model's head on its features of the train split."""
+    device = choose_device(params.device)
+    model.to(device)
+
+    def features(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model.features(preprocessing.normalise(images))
+
+    images = prepared.images("train")
+    train = map_batches(features, images, params.evaluate, device, threads, "baseline: features")
+    return probe.fit(train, prepared.labels("train"), params.probe, model.cpu().head)

@@ -6,7 +6,18 @@ from typing import Any
 import click
 
 from vitquant.errors import VitquantError
-from vitquant.stages import baseline, benchmark, evaluate, fetch, machine, prepare, quantize, report, summary
+from vitquant.stages import (
+    baseline,
+    benchmark,
+    evaluate,
+    experiment,
+    fetch,
+    machine,
+    prepare,
+    quantize,
+    report,
+    summary,
+)
 
 
 class Commands(click.Group):
@@ -40,6 +51,6 @@ def main(params: Path) -> None:  # the stages read it from the context
     """
 
 
-STAGES = (machine, fetch, prepare, baseline, quantize, evaluate, benchmark, report, summary)
+STAGES = (machine, fetch, prepare, baseline, quantize, evaluate, benchmark, report, summary, experiment)
 for stage in STAGES:
     main.add_command(stage.command)

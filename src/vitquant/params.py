@@ -20,6 +20,8 @@ from vitquant.errors import VitquantError
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Wheel = Annotated[str, Field(pattern="^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
+Url = Annotated[str, Field(pattern="^(https?://[^/]+|file://)/.+$")]
+Pixels = PositiveInt | Literal["auto"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -39,6 +41,32 @@ class OnnxWheelModel(Section):
     file: str
 
 
+class Dinov2Model(Section):
+    """Official DINOv2 weights, from PyTorch Hub's location; `head_…` is the ImageNet-1k head that goes with them."""
+
+    source: Literal["dinov2"]
+    name: Literal["vit_small_patch14_dinov2", "vit_base_patch14_dinov2", "vit_large_patch14_dinov2"]
+    url: Url
+    sha256: Sha256
+    head_url: Url
+    head_sha256: Sha256
+
+
+class FileModel(Section):
+    """A timm ViT with weights from a local file: safetensors, or a checkpoint of torch.save."""
+
+    source: Literal["file"]
+    name: str
+    path: str
+
+
+class TimmModel(Section):
+    """A timm ViT with the weights that timm publishes under this name, downloaded by timm."""
+
+    source: Literal["timm"]
+    name: str
+
+
 class RandomModel(Section):
     """A randomly initialised ViT: for speed, and for the tests' miniature study."""
 
@@ -47,18 +75,21 @@ class RandomModel(Section):
     seed: Seed
 
 
-class Images(Section):
-    """What every data source shares: the geometry of the images and the split."""
+Model = OnnxWheelModel | Dinov2Model | FileModel | TimmModel | RandomModel
 
-    resize: PositiveInt
-    crop: PositiveInt
-    val_fraction: Fraction
+
+class Images(Section):
+    """What every data source shares; `auto` takes what the model's own configuration says."""
+
+    resize: Pixels
+    crop: Pixels
+    interpolation: Literal["auto", "bilinear", "bicubic"]
     seed: Seed
     on_undecodable: Literal["stop", "skip"]
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Images":
-        if self.crop > self.resize:
+        if isinstance(self.crop, int) and isinstance(self.resize, int) and self.crop > self.resize:
             raise ValueError(f"crop ({self.crop}) must not exceed resize ({self.resize})")
         return self
 
@@ -69,13 +100,28 @@ class ElpvData(Images):
     source: Literal["elpv"]
     wheel: Wheel
     sha256: Sha256
+    val_fraction: Fraction
 
 
 class FolderData(Images):
-    """One folder per class, images inside."""
+    """One folder per class, images inside; or such folders below `train` and `val`, which are then the split."""
 
     source: Literal["folder"]
     path: str
+    val_fraction: Fraction
+
+
+class TinyImagenetData(Images):
+    """Tiny ImageNet-200, from its official zip; the official train and validation images, or some of each class."""
+
+    source: Literal["tiny-imagenet"]
+    url: Url
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    train_per_class: PositiveInt | Literal["all"]
+    val_per_class: PositiveInt | Literal["all"]
+
+
+Data = ElpvData | FolderData | TinyImagenetData
 
 
 class Probe(Section):
@@ -103,6 +149,8 @@ class Evaluate(Section):
     """How the validation split is run."""
 
     batch_size: PositiveInt
+    cuda_batch_size: PositiveInt
+    workers: Annotated[int, Field(ge=0)]
 
 
 class Batch(Section):
@@ -143,14 +191,21 @@ class Params(Section):
 
     study: Annotated[str, Field(min_length=1)]
     threads: Literal["auto"] | PositiveInt
-    model: Annotated[OnnxWheelModel | RandomModel, Field(discriminator="source")]
-    data: Annotated[ElpvData | FolderData, Field(discriminator="source")]
-    head: Literal["probe"]
+    device: Literal["auto", "cpu", "cuda"]
+    model: Annotated[Model, Field(discriminator="source")]
+    data: Annotated[Data, Field(discriminator="source")]
+    head: Literal["probe", "imagenet1k", "none"]
     probe: Probe
     recipes: dict[RecipeName, Recipe]
     evaluate: Evaluate
     benchmark: Benchmark
     report: Report
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> "Params":
+        if self.head == "imagenet1k" and self.model.source != "dinov2":
+            raise ValueError(f"head: imagenet1k belongs to model.source: dinov2, not {self.model.source}: use probe")
+        return self
 
     @field_validator("recipes")
     @classmethod
@@ -160,18 +215,30 @@ class Params(Section):
         return recipes
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error as one line: `key: what is wrong (got value)`, joined by semicolons."""
-    problems = []
+def describe(error: ValidationError, content: Any) -> str:
+    """A pydantic error over `content` as one line: `key: what is wrong (got value)`, joined by semicolons."""
+    problems: dict[str, list[str]] = {}
+    got: dict[str, str] = {}
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            problems.append(f"{place}: unknown key")
-        elif item["type"] == "missing":
-            problems.append(f"{place}: missing")
-        else:
-            problems.append(f"{place}: {item['msg']} (got {item['input']!r})"[:300])
-    return "; ".join(problems)
+        place = _place(item["loc"], content, item["type"] == "missing")
+        message = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"])
+        problems.setdefault(place, []).append(message or item["msg"].removeprefix("Value error, "))
+        if not message and not isinstance(item["input"], dict):
+            got[place] = f" (got {item['input']!r})"[:200]
+    lines = [f"{place}: {', or '.join(messages)}{got.get(place, '')}" for place, messages in problems.items()]
+    return "; ".join(line.removeprefix(": ") for line in lines)
+
+
+def _place(location: tuple[int | str, ...], content: Any, missing: bool) -> str:
+    """The key that a location means; pydantic's names for the branches of a union are left out."""
+    keys = []
+    for index, part in enumerate(location):
+        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
+            content = content[part]  # type: ignore[index]  # a list's part is an int
+            keys.append(str(part))
+        elif missing and index == len(location) - 1:
+            keys.append(str(part))
+    return ".".join(keys)
 
 
 def load(path: Path) -> Params:
@@ -186,7 +253,16 @@ def load(path: Path) -> Params:
         raise VitquantError(f"{path} is missing: run in the repository's root, or name it with --params") from None
     except yaml.YAMLError as error:
         raise VitquantError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return validate(content, path)
+
+
+def validate(content: Any, path: Path) -> Params:
+    """The parsed content of `path` as parameters.
+
+    Raises:
+        VitquantError: a key or value that the study cannot have.
+    """
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise VitquantError(f"{path}: {describe(error)}") from None
+        raise VitquantError(f"{path}: {describe(error, content)}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, SIDE, write_images
+from conftest import CLASSES, GEOMETRY, SIDE, write_images
 from PIL import Image
 
 from vitquant.data import folder
@@ -23,7 +23,8 @@ def own_images(images: Path, tmp_path: Path) -> Path:
 
 
 def run(images: Path, params: Params, out: Path, **changes: object) -> Prepared:
-    prepare(folder.samples(images), images, params.data.model_copy(update=changes), out)
+    data = params.data.model_copy(update=changes)
+    prepare(folder.samples(data, images), GEOMETRY, data, out)
     return Prepared(out)
 
 

@@ -157,7 +157,7 @@ def test_bad_parameters_end_in_one_line(study: Study) -> None:
     (study.root / "params.yaml").write_text(good)
     study.params = yaml.safe_load(good)
     assert code != 0
-    assert "Error: params.yaml: data.folder.crop: Input should be greater than 0 (got -1)" in output
+    assert "Error: params.yaml: data.crop: Input should be greater than 0, or Input should be 'auto' (got -1)" in output
     assert "Traceback" not in output
 
 

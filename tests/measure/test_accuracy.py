@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,24 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.files import read_json
 from vitquant.measure import accuracy
+from vitquant.params import Evaluate
+
+PARAMS = Evaluate(batch_size=1, cuda_batch_size=1, workers=0)
 
 
-def test_predictions_are_the_same_for_any_batch_size_and_thread_count(fp32: Path, prepared: Prepared) -> None:
+def test_predictions_are_the_same_for_any_batch_size_worker_and_thread_count(fp32: Path, prepared: Prepared) -> None:
     predictor = recipes.load(fp32)
-    expected = accuracy.predict(predictor, prepared, batch_size=1, threads=1)
-    for batch_size, threads in ((1, 2), (5, 2), (100, 1)):
-        logits = accuracy.predict(predictor, prepared, batch_size, threads)
+    expected = accuracy.predict(predictor, prepared, PARAMS, threads=1)
+    for batch_size, workers, threads in ((1, 0, 2), (5, 2, 2), (100, 1, 1), (7, 0, 3)):
+        params = Evaluate(batch_size=batch_size, cuda_batch_size=1, workers=workers)
+        logits = accuracy.predict(predictor, prepared, params, threads)
         assert logits.shape == (24, 6)
         assert np.abs(logits - expected).max() < 1e-4
         assert np.array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
 
 
 def test_the_summary_and_the_logits_are_written(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
-    accuracy.evaluate(recipes.load(fp32), prepared, 1, 2, tmp_path / "a/fp32.json", tmp_path / "p/fp32.npz")
+    accuracy.evaluate(recipes.load(fp32), prepared, PARAMS, 2, tmp_path / "a/fp32.json", tmp_path / "p/fp32.npz")
     summary = read_json(tmp_path / "a/fp32.json")
     logits = np.load(tmp_path / "p/fp32.npz")["logits"]
     right = logits.argmax(axis=1) == prepared.labels("val")
@@ -39,12 +44,13 @@ def test_two_classes_have_no_top5() -> None:
 
 def test_an_artifact_for_other_classes(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    shutil.copyfile(prepared.path / "geometry.json", tmp_path / "geometry.json")
     with pytest.raises(VitquantError, match="is for other classes than"):
-        accuracy.predict(recipes.load(fp32), Prepared(tmp_path), 1, 1)
+        accuracy.predict(recipes.load(fp32), Prepared(tmp_path), PARAMS, 1)
 
 
 def test_an_error_in_a_thread_ends_the_evaluation(fp32: Path, prepared: Prepared) -> None:
     good = recipes.load(fp32)
     broken = Predictor(good.artifact, lambda inputs: good.forward(inputs) * float("nan"))
     with pytest.raises(VitquantError, match="NaN or infinite logits"):
-        accuracy.predict(broken, prepared, 1, 2)
+        accuracy.predict(broken, prepared, PARAMS, 2)

@@ -110,16 +110,15 @@ def test_a_difference_within_its_interval_is_no_loss(params: Params, inputs: Inp
 
 
 def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inputs: Inputs, tmp_path: Path) -> None:
-    empty = np.empty((0, 0), np.float32)
-    reason = {"recipe": "dynamic-int8", "unavailable": "no VNNI"}
-    accuracy.write(reason, empty, inputs.accuracy / "dynamic-int8.json", inputs.predictions / "dynamic-int8.npz")
+    files_of = (inputs.accuracy / "dynamic-int8.json", inputs.predictions / "dynamic-int8.npz")
+    accuracy.write_unavailable("dynamic-int8", "no VNNI", *files_of)
     recipes = files.read_json(inputs.benchmark)["recipes"]
     change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "no VNNI"}})
     joined = metrics.join(params, inputs)
     assert joined["recipes"]["dynamic-int8"] == {"unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"}}
     assert "`dynamic-int8`, benchmark: no VNNI" in tables.unavailable(joined)
     build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
-    assert "`dynamic-int8` could not be measured here" in (tmp_path / "report.md").read_text()
+    assert "`dynamic-int8`: could not be measured here" in (tmp_path / "report.md").read_text()
 
 
 def test_speed_without_accuracy_and_accuracy_without_speed(params: Params, inputs: Inputs, tmp_path: Path) -> None:
@@ -145,12 +144,15 @@ def test_a_baseline_that_could_not_be_measured_is_an_error(params: Params, input
     change(inputs.benchmark, recipes=recipes | {"fp32": {"unavailable": "killed"}})
     with pytest.raises(VitquantError, match="fp32, .*, could not be benchmarked: killed"):
         metrics.join(params, inputs)
-    change(inputs.benchmark, recipes=recipes)
-    accuracy.write(
-        {"unavailable": "no AVX"},
-        np.empty((0, 0), np.float32),
-        inputs.accuracy / "fp32.json",
-        inputs.predictions / "fp32.npz",
-    )
-    with pytest.raises(VitquantError, match="fp32, .*, could not be evaluated: no AVX"):
-        metrics.join(params, inputs)
+
+
+def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    for name in ("fp32", "dynamic-int8"):
+        accuracy.write_unavailable(
+            name, "untrained head", inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"
+        )
+    build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
+    text = (tmp_path / "report.md").read_text()
+    assert "`fp32`, accuracy: untrained head" in text
+    assert "- `dynamic-int8`: 2.50 × [2.50, 2.50] as fast at batch 1; 75.0 % smaller." in text
+    assert files.read_json(tmp_path / "metrics.json")["recipes"]["fp32"]["size_mb"] == 80.0

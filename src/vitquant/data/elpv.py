@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitquant.data.samples import Sample
+from vitquant.data.samples import Sample, file_sample
 from vitquant.errors import VitquantError
 from vitquant.params import ElpvData
 from vitquant.wheels import extract_from_wheel
@@ -21,7 +21,7 @@ def fetch(params: ElpvData, raw: Path) -> None:
     extract_from_wheel(params.wheel, params.sha256, lambda name: name.startswith(f"{FOLDER}/"), raw)
 
 
-def samples(raw: Path) -> list[Sample]:
+def samples(params: ElpvData, raw: Path) -> list[Sample]:  # noqa: ARG001  # every source takes its parameters
     """Every image with its class, `<mono|poly>-<defect probability in percent>`, in the order of labels.csv.
 
     Raises:
@@ -31,12 +31,12 @@ def samples(raw: Path) -> list[Sample]:
     try:
         table = pd.read_csv(labels, sep=r"\s+", names=["path", "probability", "type"])
         found = [
-            Sample(labels.parent / path, f"{cell}-{round(100 * probability)}")
+            file_sample(labels.parent / path, raw, f"{cell}-{round(100 * probability)}")
             for path, probability, cell in table.itertuples(index=False)
         ]
     except (OSError, ValueError, TypeError) as error:
         raise VitquantError(f"{labels} cannot be read ({error}): run `dvc repro -f fetch`") from None
     for sample in found:
-        if not sample.path.is_file():
-            raise VitquantError(f"{labels} names {sample.path.name}, which is absent: run `dvc repro -f fetch`")
+        if not (raw / sample.name).is_file():
+            raise VitquantError(f"{labels} names {sample.name}, which is absent: run `dvc repro -f fetch`")
     return found

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,16 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from vitquant import files
+from vitquant.data.prepared import Geometry, Split
 from vitquant.data.samples import Sample
 from vitquant.errors import VitquantError
-from vitquant.params import Images
+from vitquant.params import Data, TinyImagenetData
 
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
 
 
-def prepare(samples: Sequence[Sample], root: Path, params: Images, destination: Path) -> None:
+def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destination: Path) -> None:
     """Decode, resize, crop and split `samples`, and write the prepared directory whole.
-
-    Args:
-        root: what the manifest's paths are relative to.
 
     Raises:
         VitquantError: an image does not decode (unless `params.on_undecodable` is skip), or a class is
@@ -40,13 +39,14 @@ def prepare(samples: Sequence[Sample], root: Path, params: Images, destination: 
         partial.mkdir()
         splits = _split(samples, params)
         images = {
-            split: _new_array(partial / f"{split}_images.npy", len(part), params.crop) for split, part in splits.items()
+            split: _new_array(partial / f"{split}_images.npy", len(part), geometry.crop)
+            for split, part in splits.items()
         }
         jobs = [(sample, images[split], row) for split, part in splits.items() for row, sample in enumerate(part)]
-        digests = _decode_all(jobs, params)
+        digests = _decode_all(jobs, geometry, params.on_undecodable)
         manifest = pd.DataFrame(
             {
-                "path": [sample.path.relative_to(root).as_posix() for sample, _, _ in jobs],
+                "path": [sample.name for sample, _, _ in jobs],
                 "class": [sample.label for sample, _, _ in jobs],
                 "split": [split for split, part in splits.items() for _ in part],
                 "sha256": digests,
@@ -62,6 +62,7 @@ def prepare(samples: Sequence[Sample], root: Path, params: Images, destination: 
             labels = manifest.loc[rows & decoded, "class"].map(classes.index)
             np.save(partial / f"{split}_labels.npy", labels.to_numpy(np.int64))
         files.write_json(partial / "classes.json", classes)
+        files.write_json(partial / "geometry.json", asdict(geometry))
         manifest[decoded].to_csv(partial / "manifest.csv", index=False)
 
 
@@ -77,8 +78,11 @@ def _check_class_sizes(samples: Sequence[Sample]) -> None:
         )
 
 
-def _split(samples: Sequence[Sample], params: Images) -> dict[str, list[Sample]]:
-    """Stratified by class, seeded; each split keeps the source's order."""
+def _split(samples: Sequence[Sample], params: Data) -> dict[Split, list[Sample]]:
+    """The source's own split, or one that is stratified by class and seeded; each keeps the source's order."""
+    if all(sample.split for sample in samples):
+        return {split: [sample for sample in samples if sample.split == split] for split in ("train", "val")}
+    assert not isinstance(params, TinyImagenetData)
     labels = [sample.label for sample in samples]
     try:
         train, val = train_test_split(
@@ -101,30 +105,33 @@ def _new_array(path: Path, rows: int, side: int) -> NDArray[np.uint8]:
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def _decode_all(jobs: Sequence[tuple[Sample, NDArray[np.uint8], int]], params: Images) -> list[str | None]:
+def _decode_all(
+    jobs: Sequence[tuple[Sample, NDArray[np.uint8], int]], geometry: Geometry, on_undecodable: str
+) -> list[str | None]:
     """Decode every sample into its row, in parallel; the SHA-256 of each file, or None where it was skipped.
 
     Threads do: Pillow releases the GIL while it decodes and resizes.
     """
-    margin = (params.resize - params.crop) // 2
-    box = (margin, margin, margin + params.crop, margin + params.crop)
+    margin = (geometry.resize - geometry.crop) // 2
+    box = (margin, margin, margin + geometry.crop, margin + geometry.crop)
+    size, resampling = (geometry.resize, geometry.resize), Image.Resampling[geometry.interpolation.upper()]
     problems = []
 
     def decode(job: tuple[Sample, NDArray[np.uint8], int]) -> str | None:
         sample, array, row = job
-        content = sample.path.read_bytes()
         try:
+            content = sample.read()
             with Image.open(io.BytesIO(content)) as image:
-                square = ImageOps.fit(image.convert("RGB"), (params.resize, params.resize), Image.Resampling.BICUBIC)
+                square = ImageOps.fit(image.convert("RGB"), size, resampling)
                 array[row] = np.asarray(square.crop(box))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            problems.append(f"{sample.path} ({str(error).split(' <')[0]})")
+            problems.append(f"{sample.name} ({str(error).split(' <')[0]})")
             return None
         return hashlib.sha256(content).hexdigest()
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         digests = list(tqdm(pool.map(decode, jobs), desc="prepare", unit="img", total=len(jobs)))
-    if problems and params.on_undecodable == "stop":
+    if problems and on_undecodable == "stop":
         shown = "; ".join(sorted(problems)[:5]) + ("; …" if len(problems) > 5 else "")  # noqa: PLR2004
         raise VitquantError(
             f"{len(problems)} of {len(jobs)} images cannot be decoded: {shown}: "

@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from vitquant.data import elpv, folder
+from vitquant.data import elpv, folder, tiny_imagenet
 
-SOURCES: dict[str, ModuleType] = {"elpv": elpv, "folder": folder}
+SOURCES: dict[str, ModuleType] = {"elpv": elpv, "folder": folder, "tiny-imagenet": tiny_imagenet}

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitquant import files
 from vitquant.artifact import Predictor
@@ -12,16 +14,22 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import statistics
 from vitquant.parallel import map_batches
+from vitquant.params import Evaluate
 
 
 def evaluate(
-    predictor: Predictor, prepared: Prepared, batch_size: int, threads: int, out: Path, predictions: Path
+    predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int, out: Path, predictions: Path
 ) -> None:
     """Predict the validation split; write the summary as JSON and the logits as .npz."""
-    logits = predict(predictor, prepared, batch_size, threads)
+    logits = predict(predictor, prepared, params, threads)
     spec = predictor.artifact.spec
-    summary = {"recipe": spec.recipe, **summarize(logits, prepared.labels("val")), "details": spec.details}
-    write(summary, logits, out, predictions)
+    summary = {"recipe": spec.recipe, **summarize(logits, prepared.labels("val")), "device": predictor.device.type}
+    write({**summary, "details": spec.details}, logits, out, predictions)
+
+
+def write_unavailable(recipe: str, reason: str, out: Path, predictions: Path) -> None:
+    """Write why there is no accuracy of `recipe`."""
+    write({"recipe": recipe, "unavailable": reason}, np.empty((0, 0), np.float32), out, predictions)
 
 
 def write(summary: dict[str, Any], logits: NDArray[np.float32], out: Path, predictions: Path) -> None:
@@ -31,7 +39,7 @@ def write(summary: dict[str, Any], logits: NDArray[np.float32], out: Path, predi
     files.write_json(out, summary)
 
 
-def predict(predictor: Predictor, prepared: Prepared, batch_size: int, threads: int) -> NDArray[np.float32]:
+def predict(predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int) -> NDArray[np.float32]:
     """Logits of every validation image, float32 (N, C), in the split's order.
 
     Raises:
@@ -40,7 +48,12 @@ def predict(predictor: Predictor, prepared: Prepared, batch_size: int, threads: 
     spec = predictor.artifact.spec
     if spec.classes != prepared.classes:
         raise VitquantError(f"{predictor.artifact.path} is for other classes than {prepared.path}: run `dvc repro`")
-    return map_batches(predictor, prepared.images("val"), batch_size, threads, f"evaluate {spec.recipe}")
+
+    def function(images: Tensor) -> Tensor:
+        return torch.from_numpy(predictor(images))
+
+    images, description = prepared.images("val"), f"evaluate {spec.recipe}"
+    return map_batches(function, images, params, predictor.device, threads, description)
 
 
 def summarize(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:

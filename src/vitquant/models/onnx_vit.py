@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor
 
 from vitquant.errors import VitquantError
+from vitquant.models import position
 
 LAYER = "backbone.encoder.layer"
 NAMED = {  # in a layer: timm's name → the graph's
@@ -98,7 +98,4 @@ def _position_names(initializers: dict[str, onnx.TensorProto]) -> list[str]:
 def _position_embedding(parts: list[Tensor], grid: int) -> Tensor:
     """Class-token and patch embeddings to one (1, 1 + grid², width), the patches resized by plain bicubic."""
     cls, patches = parts
-    side = round(patches.shape[1] ** 0.5)
-    square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat([cls, resized.flatten(2).transpose(1, 2)], dim=1)
+    return position.resize(cls, patches, grid)

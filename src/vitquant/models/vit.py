@@ -6,7 +6,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vitquant.data.prepared import Geometry
 from vitquant.errors import VitquantError
+from vitquant.params import Images
 
 
 class ViTClassifier(nn.Module):
@@ -38,11 +40,15 @@ class ViTClassifier(nn.Module):
         return logits
 
 
-def create_backbone(name: str, image_size: int) -> Any:
-    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads."""
-    if not timm.models.is_model_in_modules(name, {"vision_transformer"}):
-        raise VitquantError(f"model.name: timm has no ViT {name!r}; `timm.list_models('vit_*')` lists those it has")
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
+def create_backbone(name: str, image_size: int, on_meta: bool = False) -> Any:
+    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads.
+
+    Args:
+        on_meta: give the weights no memory.
+    """
+    _check_name(name)
+    with torch.device("meta" if on_meta else "cpu"):
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
     if backbone.cls_token is None:
         raise VitquantError(f"model.name: {name!r} has no class token, which the linear head reads")
     return backbone
@@ -50,6 +56,35 @@ def create_backbone(name: str, image_size: int) -> Any:
 
 def normalisation(name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per RGB channel, on the 0 to 1 scale, that the architecture expects."""
+    config = _config(name)
+    return list(config.mean), list(config.std)
+
+
+def geometry(name: str, images: Images) -> Geometry:
+    """How images are resized and cropped: as `images` says, and where that says auto, as the architecture expects.
+
+    Raises:
+        VitquantError: the crop does not divide into the architecture's patches, or exceeds the resized image.
+    """
+    config = _config(name)
+    crop = config.input_size[-1] if images.crop == "auto" else images.crop
+    resize = round(crop / config.crop_pct) if images.resize == "auto" else images.resize
+    interpolation = config.interpolation if images.interpolation == "auto" else images.interpolation
+    if crop > resize:
+        raise VitquantError(f"data.crop: {crop} pixels do not fit into the resized image's {resize}")
+    patch = create_backbone(name, crop, on_meta=True).patch_embed.patch_size[0]
+    if crop % patch:
+        raise VitquantError(f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each")
+    return Geometry(resize, crop, interpolation)
+
+
+def _check_name(name: str) -> None:
+    if not timm.models.is_model_in_modules(name.partition(".")[0], {"vision_transformer"}):
+        raise VitquantError(f"model.name: timm has no ViT {name!r}; `timm.list_models('vit_*')` lists those it has")
+
+
+def _config(name: str) -> Any:
+    _check_name(name)
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     assert config is not None
-    return list(config.mean), list(config.std)
+    return config

@@ -1,34 +1,116 @@
 """A ViT's weights, from the place that `model.source` names, into the model."""
 
+import math
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import onnx_vit
+from vitquant.models import download, onnx_vit, position
 from vitquant.models.vit import ViTClassifier, create_backbone
-from vitquant.params import OnnxWheelModel, RandomModel
+from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
+
+DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 
-def load_into(model: ViTClassifier, params: OnnxWheelModel | RandomModel, raw: Path) -> None:
+def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
     """Fill the model's backbone from the raw weights; its head is left alone.
 
     Raises:
-        VitquantError: a weight is missing, left over, of another shape, or not finite.
+        VitquantError: the file cannot be read, or a weight is missing, left over, of another shape, or not finite.
     """
     backbone = model.backbone
-    if isinstance(params, OnnxWheelModel):
-        file = raw / params.file
-        weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
-    else:
-        file = raw
+    file = raw / download.file_name(params)
+    if isinstance(params, RandomModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed)
             weights = create_backbone(params.name, backbone.patch_embed.img_size[0]).state_dict()
+    elif isinstance(params, OnnxWheelModel):
+        weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
+    else:
+        weights = _backbone_only(read(file))
+        _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a checkpoint of torch.save, without running code from it.
+
+    A checkpoint holds them at its top or under `model` or `state_dict`. Floating-point tensors come as float32.
+
+    Raises:
+        VitquantError: missing, broken, only readable by running code from it, or without named tensors.
+    """
+    if not file.is_file():
+        raise VitquantError(f"{file} is missing: run `dvc repro -f fetch`")
+    content = _read_safetensors(file) if file.suffix.lower() == ".safetensors" else _read_checkpoint(file)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if items else f"a {type(content).__name__}"
+        raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _read_safetensors(file: Path) -> Any:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise VitquantError(f"{file} is not a readable safetensors file ({error}): {_MEND}") from None
+
+
+def _read_checkpoint(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a broken pickle can raise any
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise VitquantError(
+                f"{file} holds more than tensors and would have to run code to load; refusing it: convert its "
+                "state_dict() to safetensors and use that"
+            ) from None
+        raise VitquantError(f"{file} is not a readable checkpoint of torch.save: {_MEND}") from None
+
+
+_MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
+
+
+def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under timm's names: without a prefix that all share, the classifier, and the mask token of pretraining."""
+    for prefix in ("", "module.", "backbone."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor for name, tensor in tensors.items() if name != "mask_token" and not name.startswith("head.")
+        }
+    return tensors
+
+
+def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_dinov2: bool) -> None:
+    """Fit `pos_embed`, (1, prefix + side², width), to the backbone's grid, in place; what is no such is left alone."""
+    embedding = weights.get("pos_embed")
+    if embedding is None or embedding.ndim != 3:  # noqa: PLR2004
+        return
+    prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
+    patches = embedding.shape[1] - prefix
+    if patches < 1 or math.isqrt(patches) ** 2 != patches:
+        return
+    grid = backbone.patch_embed.grid_size
+    if like_dinov2:
+        weights["pos_embed"] = position.resize(embedding[:, :1], embedding[:, 1:], grid[0], DINOV2_OFFSET)
+    else:
+        weights["pos_embed"] = resample_abs_pos_embed(embedding, list(grid), num_prefix_tokens=prefix)
 
 
 def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> None:

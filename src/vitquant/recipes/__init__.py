@@ -5,8 +5,10 @@ A method is one file in this package. It defines
 - `Options`, a pydantic model of its options in params.yaml;
 - `build(fp32: Artifact, directory: Path, options: Options) -> dict`, which writes the weights into
   `directory` and returns details worth recording;
-- `load(artifact: Artifact) -> Callable[[Tensor], Tensor]`, which gives the function from preprocessed
-  images, float32 (N, 3, H, W), to float32 logits (N, C).
+- `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
+  preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C), both on `device`; it may be called from
+  several threads at once;
+- `DEVICES`, the types of device that `load` takes: "cpu", and "cuda" where the method has kernels for it.
 
 `build` and `load` raise UnsupportedError where this machine cannot run the method.
 """
@@ -17,10 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from vitquant import artifact
-from vitquant.artifact import Predictor
+from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import Recipe, describe
 
@@ -46,7 +49,7 @@ def check_options(name: str, recipe: Recipe) -> Any:
     try:
         return method(recipe.method).Options.model_validate(recipe.options)
     except ValidationError as error:
-        raise VitquantError(f"params.yaml: recipes.{name}: {describe(error)}") from None
+        raise VitquantError(f"params.yaml: recipes.{name}: {describe(error, recipe.options)}") from None
     except VitquantError as error:
         raise VitquantError(f"params.yaml: recipes.{name}.method: {error}") from None
 
@@ -59,8 +62,8 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path) -> None:
     artifact.write(destination, spec, lambda directory: method(recipe.method).build(source, directory, options))
 
 
-def load(path: Path) -> Predictor:
-    """Verify and load the artifact at `path`.
+def load(path: Path, device: torch.device = CPU) -> Predictor:
+    """Verify and load the artifact at `path`, on `device` if its method runs there, else on the CPU.
 
     Raises:
         VitquantError: it is damaged.
@@ -69,4 +72,6 @@ def load(path: Path) -> Predictor:
     opened = artifact.open_artifact(path)
     if opened.spec.unavailable:
         raise UnsupportedError(opened.spec.unavailable)
-    return Predictor(opened, method(opened.spec.method).load(opened))
+    module = method(opened.spec.method)
+    device = device if device.type in module.DEVICES else CPU
+    return Predictor(opened, module.load(opened, device), device)

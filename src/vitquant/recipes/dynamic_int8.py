@@ -22,6 +22,7 @@ from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import Section
 from vitquant.recipes.fp32 import empty_model, load_model
 
+DEVICES = ("cpu",)  # PyTorch has no CUDA kernels for dynamically quantized layers
 Engine = Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"]
 
 
@@ -50,7 +51,7 @@ def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]:
     return {"engine": engine, "quantized_layers": len(names)}
 
 
-def load(artifact: Artifact) -> Callable[[Tensor], Tensor]:
+def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pack the integer weights for this CPU; the FP32 weights of quantized layers are never allocated."""
     use_engine(artifact.spec.options["engine"])
     tensors = read_weights(artifact.path)
@@ -63,7 +64,7 @@ def load(artifact: Artifact) -> Callable[[Tensor], Tensor]:
         layer = nnqd.Linear(weight.shape[1], weight.shape[0])
         layer.set_weight_bias(weight, tensors.get(f"{name}.bias"))
         model.set_submodule(name, layer)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
@@ -122,6 +123,8 @@ def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _quantized(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """The quantized tensor with exactly these integers: nothing is rounded again."""
-    if scale.ndim:
-        return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, 0)
-    return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point.item()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.quantize_per", UserWarning)
+        if scale.ndim:
+            return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, 0)
+        return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point.item()))

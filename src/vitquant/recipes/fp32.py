@@ -11,6 +11,8 @@ from vitquant.artifact import Artifact, read_weights, write_weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Section
 
+DEVICES = ("cpu", "cuda")
+
 
 class Options(Section):
     """None."""
@@ -22,9 +24,9 @@ def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]: 
     return {}
 
 
-def load(artifact: Artifact) -> Callable[[Tensor], Tensor]:
+def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model in evaluation mode."""
-    return load_model(artifact)
+    return load_model(artifact).to(device)
 
 
 def load_model(artifact: Artifact) -> ViTClassifier:

@@ -45,12 +45,11 @@ def _values(params: Params, joined: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(name: str, recipe: dict[str, Any]) -> str:
     """A recipe's result in one sentence, which follows from the numbers and their intervals."""
-    if "unavailable" in recipe and "top1_delta_pp" not in recipe:
-        return f"- `{name}` could not be measured here."
-    low, high = recipe["top1_delta_ci95_pp"]
-    delta = recipe["top1_delta_pp"]
-    certain = "a loss" if high < 0 else "a gain" if low > 0 else "not distinguishable from none"
-    parts = [f"top-1 {delta:+.2f} pp [{low:+.2f}, {high:+.2f}], {certain}"]
+    parts = []
+    if "top1_delta_pp" in recipe:
+        low, high = recipe["top1_delta_ci95_pp"]
+        certain = "a loss" if high < 0 else "a gain" if low > 0 else "not distinguishable from none"
+        parts.append(f"top-1 {recipe['top1_delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}], {certain}")
     sizes = [key for key in recipe if key.startswith("speedup_b") and key.endswith("_x") and "ci95" not in key]
     for key in sizes[:1]:
         batch = key.split("_")[1][1:]
@@ -58,4 +57,4 @@ def _answer(name: str, recipe: dict[str, Any]) -> str:
         parts.append(f"{recipe[key]:.2f} × [{low:.2f}, {high:.2f}] as fast at batch {batch}")
     if "size_reduction_pct" in recipe:
         parts.append(f"{recipe['size_reduction_pct']:.1f} % smaller")
-    return f"- `{name}`: " + "; ".join(parts) + "."
+    return f"- `{name}`: " + ("; ".join(parts) or "could not be measured here") + "."

@@ -39,6 +39,10 @@ def _accuracy_difference(metrics: dict[str, Any]) -> Figure:
     rows = [(name, recipe) for name, recipe in metrics["recipes"].items() if "top1_delta_pp" in recipe]
     figure = Figure(figsize=(WIDTH, 1.5 + 0.45 * max(1, len(rows))), layout="constrained")
     axes = figure.subplots()
+    if not rows:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "accuracy was not measured in this study", ha="center", va="center")
+        return figure
     axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
     for row, (_, recipe) in enumerate(rows):
         value, (low, high) = recipe["top1_delta_pp"], recipe["top1_delta_ci95_pp"]

@@ -63,9 +63,6 @@ def join(params: Params, inputs: Inputs) -> dict[str, Any]:
         else:
             recipe.update(_benchmark(name, speed, benchmark["recipes"][BASELINE], params))
         recipes[name] = {**recipe, **({"unavailable": unavailable} if unavailable else {})}
-    if "top1_pct" not in recipes[BASELINE]:
-        reason = recipes[BASELINE]["unavailable"]["accuracy"]
-        raise VitquantError(f"{BASELINE}, the baseline of every difference, could not be evaluated: {reason}")
     return {
         "study": {
             "name": params.study,

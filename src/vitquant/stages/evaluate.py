@@ -16,19 +16,18 @@ from vitquant.stages.common import path_option, read_params
 @click.pass_context
 def command(context: click.Context, artifact: Path, data: Path, out: Path, predictions: Path) -> None:
     """Measure top-1, top-5 and per-image predictions of an artifact on the validation split."""
-    import numpy as np
-
     from vitquant import recipes
     from vitquant.data.prepared import Prepared
     from vitquant.measure import accuracy
     from vitquant.measure.environment import threads
+    from vitquant.parallel import choose_device
 
     params = read_params(context)
     try:
-        predictor = recipes.load(artifact)
+        predictor = recipes.load(artifact, choose_device(params.device))
+        if predictor.artifact.spec.no_accuracy:
+            raise UnsupportedError(predictor.artifact.spec.no_accuracy)
     except UnsupportedError as reason:
-        summary = {"recipe": artifact.name, "unavailable": str(reason)}
-        accuracy.write(summary, np.empty((0, 0), np.float32), out, predictions)
+        accuracy.write_unavailable(artifact.name, str(reason), out, predictions)
         return
-    workers = threads(params.threads)
-    accuracy.evaluate(predictor, Prepared(data), params.evaluate.batch_size, workers, out, predictions)
+    accuracy.evaluate(predictor, Prepared(data), params.evaluate, threads(params.threads), out, predictions)

@@ -23,4 +23,4 @@ def command(context: click.Context, data: Path, model: Path) -> None:
         SOURCES[params.data.source].fetch(params.data, partial)
     with files.atomic(model) as partial:
         partial.mkdir()
-        download.fetch(params.model, partial)
+        download.fetch(params.model, params.head, partial)

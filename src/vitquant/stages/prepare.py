@@ -15,6 +15,8 @@ def command(context: click.Context, raw: Path, out: Path) -> None:
     """Decode, resize, crop and split the images into arrays that later stages memory-map."""
     from vitquant.data.prepare import prepare
     from vitquant.data.sources import SOURCES
+    from vitquant.models.vit import geometry
 
     params = read_params(context)
-    prepare(SOURCES[params.data.source].samples(raw), raw, params.data, out)
+    samples = SOURCES[params.data.source].samples(params.data, raw)
+    prepare(samples, geometry(params.model.name, params.data), params.data, out)

@@ -1,0 +1,102 @@
+"""Another study as a DVC experiment, so that the committed one stays as it is.
+
+A study file holds whole sections of params.yaml, which replace those of the same name. The experiment runs in
+a directory of its own (`dvc exp run --temp`); its results are a commit that `dvc exp show` and `dvc exp diff`
+read, and are copied out for reading.
+"""
+
+import json
+import subprocess
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from vitquant import files, params
+from vitquant.errors import VitquantError
+
+CONNECT_TIMEOUT = 5  # seconds
+
+
+def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path) -> Path:
+    """Run the study; its results are copied to `destination`/<study's name>.
+
+    Args:
+        default: params.yaml.
+        changes: further `key=value` settings, as `dvc exp run --set-param` takes them.
+
+    Raises:
+        VitquantError: the study or params.yaml is not valid, a host that it downloads from cannot be reached,
+            or a stage failed.
+    """
+    name = study.stem
+    current, sections = _read(default), _read(study)
+    merged = {**current, **sections}
+    params.validate(merged, study)
+    settings = [*_overrides(current, sections), *changes]
+    for setting in settings:
+        key, _, value = setting.lstrip("+~").partition("=")
+        if key.endswith("url"):
+            _check_host(value.strip('"'), key)
+    command = ["dvc", "exp", "run", "--temp", "--force", "--name", name]
+    for setting in settings:
+        command += ["--set-param", setting]
+    if subprocess.run(command, check=False).returncode:
+        raise VitquantError(
+            f"the study {name} did not finish: see the message above; params.yaml and results/ are as before"
+        )
+    return _copy_results(name, destination / name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise VitquantError(f"{path} is missing: name a file of studies/") from None
+    except yaml.YAMLError as error:
+        raise VitquantError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise VitquantError(f"{path} must hold sections of params.yaml, such as model and data")
+    return content
+
+
+def _overrides(current: dict[str, Any], sections: dict[str, Any]) -> list[str]:
+    """The settings that turn `current` into what the study's sections say."""
+    settings = []
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            settings.append(f"{name}={json.dumps(section)}")
+            continue
+        settings += [f"~{name}.{key}" for key in current.get(name, {}) if key not in section]
+        settings += [f"++{name}.{key}={json.dumps(value)}" for key, value in section.items()]
+    return settings
+
+
+def _check_host(url: str, key: str) -> None:
+    """Fail now, not in the middle of a run, where a host cannot be reached."""
+    if not url.startswith("http"):
+        return
+    try:
+        requests.head(url, timeout=CONNECT_TIMEOUT, allow_redirects=True)
+    except requests.RequestException:
+        host = url.split("/")[2]
+        raise VitquantError(
+            f"cannot reach {host}: check the network, or point {key} at a mirror or a file:// URL"
+        ) from None
+
+
+def _copy_results(name: str, destination: Path) -> Path:
+    refs = _git("for-each-ref", "--format=%(refname)", "refs/exps").decode().split()
+    ref = next(ref for ref in refs if ref.endswith(f"/{name}"))
+    with files.atomic(destination) as partial:
+        partial.mkdir()
+        with tarfile.open(fileobj=BytesIO(_git("archive", ref, "results"))) as archive:
+            archive.extractall(partial, filter="data")
+    return destination
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout

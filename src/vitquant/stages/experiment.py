@@ -1,0 +1,22 @@
+"""`vitquant experiment`: another study, beside the committed one."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("experiment")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one more parameter; repeatable.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True, help="Where results go."
+)
+@click.pass_context
+def command(context: click.Context, study: Path, changes: tuple[str, ...], out: Path) -> None:
+    """Run STUDY, a file of sections that replace those of params.yaml, as a DVC experiment."""
+    from vitquant import experiment, files
+    from vitquant.report import tables
+
+    results = experiment.run(study, context.find_root().params["params"], changes, out) / "results"
+    click.echo(tables.summary(files.read_json(results / "metrics.json"), "simple"))
+    click.echo(f"\nThe report: {(results / 'report.md').resolve()}\nCompare: dvc exp show, dvc exp diff")

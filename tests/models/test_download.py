@@ -1,0 +1,181 @@
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from vitquant.errors import VitquantError
+from vitquant.models import download
+from vitquant.params import Dinov2Model, FileModel, RandomModel, TimmModel
+
+BODY, HEAD = b"weights" * 1000, b"head" * 100
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        content = {"/backbone.pth": BODY, "/head.pth": HEAD, "/short.pth": BODY, "/chunked.pth": BODY}.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.path == "/chunked.pth":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"ffff\r\n" + content)
+            return
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:100] if self.path == "/short.pth" else content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def dinov2(root: str, file: str = "backbone.pth", sha256: str = digest(BODY)) -> Dinov2Model:
+    return Dinov2Model.model_construct(
+        source="dinov2",
+        name="vit_small_patch14_dinov2",
+        url=f"{root}/{file}",
+        sha256=sha256,
+        head_url=f"{root}/head.pth",
+        head_sha256=digest(HEAD),
+    )
+
+
+def refused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_dinov2_weights_and_the_head_where_it_is_wanted(server: str, tmp_path: Path) -> None:
+    before = socket.getdefaulttimeout()
+    download.fetch(dinov2(server), "probe", tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"backbone.pth": BODY}
+    download.fetch(dinov2(server), "imagenet1k", tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"backbone.pth": BODY, "head.pth": HEAD}
+    assert socket.getdefaulttimeout() == before
+
+
+def test_a_file_url(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "mirror/backbone.pth").write_bytes(BODY)
+    params = dinov2((tmp_path / "mirror").as_uri())
+    download.fetch(params, "probe", tmp_path / "raw")
+    assert (tmp_path / "raw/backbone.pth").read_bytes() == BODY
+    (tmp_path / "mirror/backbone.pth").unlink()
+    with pytest.raises(
+        VitquantError, match=r"^file://.*backbone.pth cannot be read \(.*No such file.*check model.url$"
+    ):
+        download.fetch(params, "probe", tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("file", "sha256", "says"),
+    [
+        ("backbone.pth", "0" * 64, f"/backbone.pth does not have the SHA-256 .* expects, {'0' * 64}"),
+        ("short.pth", digest(BODY), f"/short.pth does not have the SHA-256 .* expects, {digest(BODY)}: it was cut"),
+        ("chunked.pth", digest(BODY), r"/chunked.pth cannot be downloaded \(IncompleteRead.*: try again, or"),
+        ("missing.pth", digest(BODY), "/missing.pth: 127.0.0.1 answers 404 Not Found: point model.url at a mirror"),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing(server: str, tmp_path: Path, file: str, sha256: str, says: str) -> None:
+    before = socket.getdefaulttimeout()
+    with pytest.raises(VitquantError, match=says) as error:
+        download.fetch(dinov2(server, file, sha256), "probe", tmp_path)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    assert socket.getdefaulttimeout() == before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "vitquant.invalid"])
+def test_a_host_that_cannot_be_reached(tmp_path: Path, host: str) -> None:
+    params = dinov2(f"http://{host}:{refused_port()}")
+    with pytest.raises(
+        VitquantError, match=f"^cannot reach {host} .*check the network, or point model.url at a mirror"
+    ):
+        download.fetch(params, "probe", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_fails_is_named_by_its_own_key(server: str, tmp_path: Path) -> None:
+    params = dinov2(server).model_copy(update={"head_url": f"{server}/other_head.pth"})
+    with pytest.raises(VitquantError, match="/other_head.pth: .* 404 .*point model.head_url at"):
+        download.fetch(params, "imagenet1k", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_local_file_keeps_its_suffix(tmp_path: Path, suffix: str) -> None:
+    source, raw = tmp_path / f"mine{suffix}", tmp_path / "raw"
+    source.write_bytes(BODY)
+    raw.mkdir()
+    params = FileModel(source="file", name="test_vit", path=str(source))
+    download.fetch(params, "probe", raw)
+    assert {file.name: file.read_bytes() for file in raw.iterdir()} == {f"weights{suffix}": BODY}
+    assert download.file_name(params) == f"weights{suffix}"
+
+
+def test_a_local_file_that_is_none(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.pth", tmp_path):
+        with pytest.raises(VitquantError, match=f"^model.path: {path} is not a file"):
+            download.fetch(FileModel(source="file", name="test_vit", path=str(path)), "probe", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vit_enormous", "no weights for a ViT 'vit_enormous'"),
+        ("resnet18", "no weights for a ViT 'resnet18'"),
+        ("test_vit.mine", "no weights 'test_vit.mine'; it has test_vit.r160_in1k$"),
+        ("vit_base_patch16_224.mine", "it has vit_base_patch16_224.*, vit_base_patch16_224.*, …$"),
+    ],
+)
+def test_weights_that_timm_does_not_publish(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(VitquantError, match=f"^model.name: timm publishes .*{says}"):
+        download.fetch(TimmModel(source="timm", name=name), "probe", tmp_path)
+
+
+def test_timm_weights_without_the_hub(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from vitquant.models import download; "
+        "from vitquant.params import TimmModel; from vitquant.errors import VitquantError\n"
+        "try: download.fetch(TimmModel(source='timm', name='test_vit.r160_in1k'), 'probe', Path(sys.argv[1]))\n"
+        "except VitquantError as error: print(error)"
+    )
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}  # a refused port is tried again for a minute
+    result = subprocess.run(
+        [sys.executable, "-c", script, raw], env={**os.environ, **hub}, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.count("\n") == 1
+    assert "model.name: the weights test_vit.r160_in1k cannot be had from huggingface.co (" in result.stdout
+    assert list(raw.iterdir()) == []
+
+
+def test_random_weights_need_no_file_and_the_module_no_torch(tmp_path: Path) -> None:
+    download.fetch(RandomModel(source="random", name="test_vit", seed=0), "probe", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    script = "import sys; import vitquant.models.download; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
