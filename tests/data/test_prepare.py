@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, GEOMETRY, SIDE, write_images
+from conftest import CLASSES, GEOMETRY, SIDE
 from PIL import Image
 
 from vitquant.data import folder
@@ -105,16 +105,6 @@ def test_a_class_too_small_to_split(own_images: Path, params: Params, tmp_path: 
 def test_a_split_that_cannot_hold_every_class(images: Path, params: Params, tmp_path: Path) -> None:
     with pytest.raises(VitquantError, match=r"data.val_fraction: 0.05 cannot split"):
         run(images, params, tmp_path / "out", val_fraction=0.05)
-
-
-def test_a_folder_needs_two_classes(params: Params, tmp_path: Path) -> None:
-    source = write_images(tmp_path / "images", 1)
-    for label in CLASSES[1:]:
-        shutil.rmtree(source / label)
-    with pytest.raises(VitquantError, match=r"at least two class folders, found \['disc'\]"):
-        folder.fetch(params.data.model_copy(update={"path": str(source)}), tmp_path / "raw")
-    with pytest.raises(VitquantError, match="is not a folder"):
-        folder.fetch(params.data.model_copy(update={"path": str(tmp_path / "none")}), tmp_path / "raw")
 
 
 def test_prepared_data_that_cannot_be_read(images: Path, params: Params, tmp_path: Path) -> None:

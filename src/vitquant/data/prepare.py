@@ -39,8 +39,7 @@ def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destina
         partial.mkdir()
         splits = _split(samples, params)
         images = {
-            split: _new_array(partial / f"{split}_images.npy", len(part), geometry.crop)
-            for split, part in splits.items()
+            split: _Rows(partial / f"{split}_images.npy", len(part), geometry.crop) for split, part in splits.items()
         }
         jobs = [(sample, images[split], row) for split, part in splits.items() for row, sample in enumerate(part)]
         digests = _decode_all(jobs, geometry, params.on_undecodable)
@@ -58,7 +57,7 @@ def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destina
         classes = sorted(manifest["class"].unique())
         for split in splits:
             rows = manifest["split"] == split
-            _keep_rows(partial / f"{split}_images.npy", decoded[rows].to_numpy())
+            images[split].close(decoded[rows].to_numpy())
             labels = manifest.loc[rows & decoded, "class"].map(classes.index)
             np.save(partial / f"{split}_labels.npy", labels.to_numpy(np.int64))
         files.write_json(partial / "classes.json", classes)
@@ -93,21 +92,44 @@ def _split(samples: Sequence[Sample], params: Data) -> dict[Split, list[Sample]]
     return {"train": [samples[row] for row in sorted(train)], "val": [samples[row] for row in sorted(val)]}
 
 
-def _new_array(path: Path, rows: int, side: int) -> NDArray[np.uint8]:
-    """A new memory-mapped .npy, uint8 (rows, side, side, 3), its disk space reserved.
+class _Rows:
+    """A .npy file of uint8 images, (rows, side, side, 3), written in any order, from any thread.
 
-    Without the reservation a full disk would be a SIGBUS at the first write to the map.
+    It is written and not mapped: mapped pages would count as this process's memory, and a full disk would
+    be a SIGBUS. The disk space is reserved at once.
     """
-    shape = (rows, side, side, 3)
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        os.posix_fallocate(file.fileno(), 0, file.tell() + rows * side * side * 3)
-    return np.lib.format.open_memmap(path, mode="r+")
+
+    def __init__(self, path: Path, rows: int, side: int) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._shape = (side, side, 3)
+        self._size = side * side * 3
+        self._start = self._write_header(rows)
+        os.posix_fallocate(self._file.fileno(), 0, self._start + rows * self._size)
+
+    def write(self, row: int, image: NDArray[np.uint8]) -> None:
+        """Put an image, uint8 (side, side, 3), into its row."""
+        os.pwrite(self._file.fileno(), image.tobytes(), self._start + row * self._size)
+
+    def close(self, keep: NDArray[np.bool_]) -> None:
+        """Finish the file with only the rows to keep, in their order."""
+        kept = np.flatnonzero(keep)
+        for target, row in enumerate(kept.tolist()):
+            if target != row:
+                content = os.pread(self._file.fileno(), self._size, self._start + row * self._size)
+                os.pwrite(self._file.fileno(), content, self._start + target * self._size)
+        start = self._write_header(len(kept))
+        assert start == self._start  # NumPy pads the header to a multiple of 64 bytes
+        self._file.truncate(start + len(kept) * self._size)
+        self._file.close()
+
+    def _write_header(self, rows: int) -> int:
+        self._file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
 
 
-def _decode_all(
-    jobs: Sequence[tuple[Sample, NDArray[np.uint8], int]], geometry: Geometry, on_undecodable: str
-) -> list[str | None]:
+def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, on_undecodable: str) -> list[str | None]:
     """Decode every sample into its row, in parallel; the SHA-256 of each file, or None where it was skipped.
 
     Threads do: Pillow releases the GIL while it decodes and resizes.
@@ -117,16 +139,17 @@ def _decode_all(
     size, resampling = (geometry.resize, geometry.resize), Image.Resampling[geometry.interpolation.upper()]
     problems = []
 
-    def decode(job: tuple[Sample, NDArray[np.uint8], int]) -> str | None:
-        sample, array, row = job
+    def decode(job: tuple[Sample, _Rows, int]) -> str | None:
+        sample, rows, row = job
         try:
             content = sample.read()
             with Image.open(io.BytesIO(content)) as image:
                 square = ImageOps.fit(image.convert("RGB"), size, resampling)
-                array[row] = np.asarray(square.crop(box))
+                pixels = np.asarray(square.crop(box))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{sample.name} ({str(error).split(' <')[0]})")
             return None
+        rows.write(row, pixels)
         return hashlib.sha256(content).hexdigest()
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -140,14 +163,3 @@ def _decode_all(
     for problem in sorted(problems):
         print(f"prepare: skipped {problem}", file=sys.stderr)
     return digests
-
-
-def _keep_rows(path: Path, keep: NDArray[np.bool_]) -> None:
-    """Rewrite an image array with only the rows to keep, one row at a time."""
-    if keep.all():
-        return
-    full = np.load(path, mmap_mode="r")
-    with files.atomic(path) as partial:
-        kept = _new_array(partial, int(keep.sum()), full.shape[1])
-        for target, row in enumerate(np.flatnonzero(keep)):
-            kept[target] = full[row]

@@ -1,0 +1,44 @@
+"""Accuracy on a GPU is that of the CPU. Runs where there is a CUDA device."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitquant import baseline, recipes
+from vitquant.artifact import read_weights
+from vitquant.data.prepared import Prepared
+from vitquant.measure import accuracy
+from vitquant.params import Evaluate, Params, Recipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = torch.device("cuda")
+
+
+def test_predictions_are_the_cpus_for_any_batch_size_and_worker_count(fp32: Path, prepared: Prepared) -> None:
+    expected = accuracy.predict(
+        recipes.load(fp32), prepared, Evaluate(batch_size=1, cuda_batch_size=1, workers=0), threads=1
+    )
+    predictor = recipes.load(fp32, CUDA)
+    assert predictor.device == CUDA
+    for batch_size, workers in ((1, 0), (5, 2), (64, 1)):
+        params = Evaluate(batch_size=1, cuda_batch_size=batch_size, workers=workers)
+        logits = accuracy.predict(predictor, prepared, params, threads=2)
+        assert np.abs(logits - expected).max() < 1e-2
+        assert np.array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
+
+
+def test_the_baseline_can_be_fitted_on_the_gpu(params: Params, prepared: Prepared, fp32: Path, tmp_path: Path) -> None:
+    baseline.build(params.model_copy(update={"device": "cuda"}), Path("unused"), prepared, tmp_path / "fp32", 2)
+    on_cpu, on_gpu = read_weights(fp32), read_weights(tmp_path / "fp32")
+    assert torch.equal(on_gpu["backbone.cls_token"], on_cpu["backbone.cls_token"])
+    assert (on_gpu["head.weight"] - on_cpu["head.weight"]).abs().max() < 0.05
+
+
+def test_a_recipe_without_cuda_kernels_stays_on_the_cpu(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
+    options = {"method": "dynamic_int8", "per_channel": True, "keep_float": ["head"], "engine": "auto"}
+    recipes.build("r", Recipe.model_validate(options), fp32, tmp_path / "r")
+    predictor = recipes.load(tmp_path / "r", CUDA)
+    assert predictor.device.type == "cpu"
+    assert predictor(prepared.images("val")[:2]).shape == (2, 6)
