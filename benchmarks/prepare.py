@@ -1,12 +1,13 @@
 """How near `prepare` comes to a bare parallel decode-and-resize loop over the same files.
 
-Alternates both in one run over the first images of the study in params.yaml, and reports the ratio with its
-interval, and the peak memory:
+Alternates both in one run over the fetched images of the study in params.yaml, taken again from the first where
+they are fewer than asked for, and reports the ratio with its interval, and the peak memory:
 
-    python benchmarks/prepare.py [images]
+    python benchmarks/prepare.py [images] [params.yaml] [data/raw]
 """
 
 import io
+import itertools
 import os
 import resource
 import sys
@@ -27,9 +28,10 @@ from vitquant.models.vit import geometry
 ROUNDS = 5
 
 
-def main(count: str = "1000000") -> None:
-    study = params.load(Path("params.yaml"))
-    samples = SOURCES[study.data.source].samples(study.data, Path("data/raw"))[: int(count)]
+def main(count: str = "5000", study_file: str = "params.yaml", raw: str = "data/raw") -> None:
+    study = params.load(Path(study_file))
+    samples = SOURCES[study.data.source].samples(study.data, Path(raw))
+    samples = list(itertools.islice(itertools.cycle(samples), int(count)))
     shape = geometry(study.model.name, study.data)
 
     def decode(sample) -> None:
@@ -55,7 +57,7 @@ def main(count: str = "1000000") -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{len(samples)} images: bare loop {rates[0]:.0f} images/s, prepare {rates[1]:.0f} images/s")
     print(f"prepare's rate over the bare loop's: {share.value:.3f} [{share.low:.3f}, {share.high:.3f}]")
-    print(f"peak memory, mapped pages included: {peak / 1e6:.0f} MB")
+    print(f"peak memory: {peak / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

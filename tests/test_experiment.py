@@ -33,11 +33,18 @@ def test_a_host_that_cannot_be_reached_is_named_and_nothing_runs(
     study["data"]["url"] = "http://127.0.0.1:9/tiny-imagenet-200.zip"  # the discard port: nothing listens
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(
-        VitquantError, match=r"cannot reach 127.0.0.1:9: check the network, or point data.url at"
+        VitquantError, match=r"cannot reach 127.0.0.1 .*: check the network, or point data.url at"
     ) as error:
         experiment.run(tmp_path / "study.yaml", Path("params.yaml"), (), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_only_what_is_downloaded_must_be_reachable() -> None:
+    settings = ['++model.url="https://a.example/w.pth"', '++model.head_url="https://a.example/h.pth"', "head=probe"]
+    settings += ['++data.url="http://b.example/d.zip"', "data.url=file:///d.zip"]
+    assert experiment._urls(settings) == {"model.url": "https://a.example/w.pth"}
+    assert set(experiment._urls([*settings, 'head="imagenet1k"'])) == {"model.url", "model.head_url"}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def download(
     with _open_alone(partial) as file:
         offset = file.seek(0, os.SEEK_END)
         if not offset or _digest(partial, algorithm) != digest:
-            _check_reachable(url, key)
+            check_reachable(url, key)
             with tqdm(
                 desc=partial.stem.partition("-")[2], initial=offset, unit="B", unit_scale=True, mininterval=0.5
             ) as bar:
@@ -129,10 +129,16 @@ def _open_alone(partial: Path) -> IO[bytes]:
     raise VitquantError(f"{partial} is being downloaded by another process: wait until that one has ended")
 
 
-def _check_reachable(url: str, key: str) -> None:
+def check_reachable(url: str, key: str) -> None:
     """Connect once to the URL's host, or to the proxy that leads to it, so that a lack of network shows at once.
 
     In a thread of its own, since a name's lookup has no timeout.
+
+    Args:
+        key: what the message tells the user to change.
+
+    Raises:
+        VitquantError: no connection within seconds; the message names the host.
     """
     try:
         parts = urlsplit(url)

@@ -12,13 +12,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import requests
 import yaml
 
 from vitquant import files, params
+from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
-
-CONNECT_TIMEOUT = 5  # seconds
 
 
 def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path) -> Path:
@@ -37,10 +35,8 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     merged = {**current, **sections}
     params.validate(merged, study)
     settings = [*_overrides(current, sections), *changes]
-    for setting in settings:
-        key, _, value = setting.lstrip("+~").partition("=")
-        if key.endswith("url"):
-            _check_host(value.strip('"'), key)
+    for key, url in _urls(settings).items():
+        check_reachable(url, key)  # now, not in the middle of a run
     command = ["dvc", "exp", "run", "--temp", "--force", "--name", name]
     for setting in settings:
         command += ["--set-param", setting]
@@ -75,17 +71,13 @@ def _overrides(current: dict[str, Any], sections: dict[str, Any]) -> list[str]:
     return settings
 
 
-def _check_host(url: str, key: str) -> None:
-    """Fail now, not in the middle of a run, where a host cannot be reached."""
-    if not url.startswith("http"):
-        return
-    try:
-        requests.head(url, timeout=CONNECT_TIMEOUT, allow_redirects=True)
-    except requests.RequestException:
-        host = url.split("/")[2]
-        raise VitquantError(
-            f"cannot reach {host}: check the network, or point {key} at a mirror or a file:// URL"
-        ) from None
+def _urls(settings: list[str]) -> dict[str, str]:
+    """What the study downloads over the network, by key; a later setting counts."""
+    pairs = [setting.lstrip("+~").partition("=") for setting in settings]
+    values = {key: value.strip("\"'") for key, _, value in pairs}
+    if values.get("head") != "imagenet1k":
+        values.pop("model.head_url", None)
+    return {key: value for key, value in values.items() if key.endswith("url") and value.startswith("http")}
 
 
 def _copy_results(name: str, destination: Path) -> Path:

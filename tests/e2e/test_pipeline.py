@@ -161,6 +161,34 @@ def test_bad_parameters_end_in_one_line(study: Study) -> None:
     assert "Traceback" not in output
 
 
+def test_another_study_runs_beside_the_committed_one(study: Study) -> None:
+    """An untrained head: the experiment reports speed alone, and the workspace keeps what it had."""
+    study.repro()
+    study.git("add", "-A")
+    study.git("commit", "-qm", "results", "--allow-empty")
+    before = study.metrics()
+    (study.root.parent / "speed.yaml").write_text("study: speed\nhead: none\n")
+    code, output = study.run("vitquant", "experiment", "../speed.yaml", "--set", "model.seed=7")
+    assert code == 0, output
+    assert "experiments/speed/results/report.md" in output
+    results = study.root / "experiments/speed/results"
+    theirs = json.loads((results / "metrics.json").read_text())
+    assert "never trained" in theirs["recipes"]["fp32"]["unavailable"]["accuracy"]
+    assert theirs["recipes"]["fp32"]["latency_b1_ms_p50"] > 0
+    assert (results / "figures/latency.png").is_file()
+    assert study.metrics() == before
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=study.root, capture_output=True, text=True, check=True
+    )
+    assert status.stdout == ""
+    code, output = study.run("dvc", "exp", "show", "--csv", "--only-changed")
+    assert code == 0
+    assert "speed" in output
+    code, output = study.run("dvc", "exp", "diff", "HEAD", "speed")
+    assert code == 0
+    assert "model.seed" in output
+
+
 def test_killed_stages_leave_nothing_half_written_and_the_next_run_resumes(study: Study) -> None:
     study.repro()
     expected = study.metrics()["recipes"]["fp32"]["top1_pct"]
