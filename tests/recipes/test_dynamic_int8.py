@@ -10,7 +10,7 @@ from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_q
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import Recipe
-from vitquant.recipes.fp32 import load_model
+from vitquant.recipes.fp32 import empty_model, load_model
 
 LAYERS = 6 * 4  # blocks × (qkv, proj, fc1, fc2)
 
@@ -39,6 +39,12 @@ def test_it_equals_quantize_dynamic_bit_for_bit(fp32: Path, prepared, tmp_path: 
     with torch.inference_mode():
         assert np.array_equal(predictor(images), expected(predictor.preprocess(images)).numpy())
     assert predictor.artifact.spec.details["quantized_layers"] == len(names) == LAYERS
+
+
+def test_no_float_weights_are_allocated_for_what_is_quantized(fp32: Path) -> None:
+    """A skeleton with weights would count as the INT8 recipe's peak memory."""
+    model = empty_model(artifact.open_artifact(fp32))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_the_scales_are_those_of_the_definition(fp32: Path, tmp_path: Path, per_channel: bool) -> None:

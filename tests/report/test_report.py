@@ -27,7 +27,7 @@ def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
     for name, right in (("fp32", 20), ("dynamic-int8", 18)):
         predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
         logits = np.eye(6, dtype=np.float32)[predicted] + 0.5 * np.eye(6, dtype=np.float32)[labels]
-        summary = {"recipe": name, **accuracy.summarize(logits, labels), "details": {}}
+        summary = {"recipe": name, **accuracy.summarize(logits, labels), "device": "cpu", "details": {}}
         accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
     files.write_json(
         inputs.benchmark,
@@ -93,6 +93,14 @@ def test_the_report_is_written(params: Params, inputs: Inputs, tmp_path: Path) -
             assert image.width >= 1000
         assert (tmp_path / file).with_suffix(".svg").read_text().startswith("<?xml")
     assert files.read_json(tmp_path / "metrics.json") == metrics.join(params, inputs)
+
+
+def test_the_report_says_where_accuracy_was_measured(params: Params, inputs: Inputs) -> None:
+    joined = metrics.join(params, inputs)
+    assert build._accuracy_device(joined) == "the CPU"
+    joined["recipes"]["fp32"]["accuracy_device"] = "cuda"
+    joined["environment"]["gpu"] = "T4"
+    assert build._accuracy_device(joined) == "the GPU, T4 (`fp32`); the CPU (`dynamic-int8`)"
 
 
 def test_the_same_results_give_the_same_files(params: Params, inputs: Inputs, tmp_path: Path) -> None:

@@ -40,15 +40,10 @@ class ViTClassifier(nn.Module):
         return logits
 
 
-def create_backbone(name: str, image_size: int, on_meta: bool = False) -> Any:
-    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads.
-
-    Args:
-        on_meta: give the weights no memory.
-    """
+def create_backbone(name: str, image_size: int) -> Any:
+    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads."""
     _check_name(name)
-    with torch.device("meta" if on_meta else "cpu"):
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
     if backbone.cls_token is None:
         raise VitquantError(f"model.name: {name!r} has no class token, which the linear head reads")
     return backbone
@@ -72,7 +67,8 @@ def geometry(name: str, images: Images) -> Geometry:
     interpolation = config.interpolation if images.interpolation == "auto" else images.interpolation
     if crop > resize:
         raise VitquantError(f"data.crop: {crop} pixels do not fit into the resized image's {resize}")
-    patch = create_backbone(name, crop, on_meta=True).patch_embed.patch_size[0]
+    with torch.device("meta"):  # no memory for the weights
+        patch = create_backbone(name, crop).patch_embed.patch_size[0]
     if crop % patch:
         raise VitquantError(f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each")
     return Geometry(resize, crop, interpolation)

@@ -30,6 +30,7 @@ def _values(params: Params, joined: dict[str, Any]) -> dict[str, Any]:
         "cpu": joined["environment"]["cpu"],
         "threads": joined["environment"]["threads"],
         "git_commit": joined["environment"].get("git_commit", "unknown"),
+        "accuracy_device": _accuracy_device(joined),
         "answer": "\n".join(_answer(name, recipe) for name, recipe in joined["recipes"].items() if name != "fp32"),
         "summary_table": tables.summary(joined, STYLE),
         "unavailable": f"Not measured:\n\n{missing}\n" if missing else "",
@@ -41,6 +42,18 @@ def _values(params: Params, joined: dict[str, Any]) -> dict[str, Any]:
         "resamples": params.report.resamples,
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
     }
+
+
+def _accuracy_device(joined: dict[str, Any]) -> str:
+    """Where the recipes' accuracy was measured, in words."""
+    names = {"cpu": "the CPU", "cuda": f"the GPU, {joined['environment'].get('gpu', 'unknown')}"}
+    devices: dict[str, list[str]] = {}
+    for name, recipe in joined["recipes"].items():
+        if "accuracy_device" in recipe:
+            devices.setdefault(recipe["accuracy_device"], []).append(f"`{name}`")
+    if len(devices) == 1:
+        return names[next(iter(devices))]
+    return "; ".join(f"{names[device]} ({', '.join(recipes)})" for device, recipes in devices.items()) or "no device"
 
 
 def _answer(name: str, recipe: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ def join(params: Params, inputs: Inputs) -> dict[str, Any]:
             unavailable["accuracy"] = accuracy["unavailable"]
         else:
             recipe.update({key: value for key, value in accuracy.items() if key.startswith("top")})
+            recipe["accuracy_device"] = accuracy["device"]
             if len(prepared.classes) <= 5:  # noqa: PLR2004
                 unavailable["top5"] = f"top-5 of {len(prepared.classes)} classes is always 100 %"
             if name != BASELINE and logits[BASELINE].size:
