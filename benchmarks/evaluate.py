@@ -16,9 +16,11 @@ import torch
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
 from vitquant.measure import accuracy, environment, statistics
-from vitquant.parallel import map_batches
+from vitquant.parallel import CPU, map_batches
+from vitquant.params import Evaluate
 
 ROUNDS = 7
+ONE_BY_ONE = Evaluate(batch_size=1, cuda_batch_size=1, workers=0)
 
 
 class FirstImages(Prepared):
@@ -40,7 +42,7 @@ def main(recipe: str = "dynamic-int8", count: str = "128") -> None:
     index = np.arange(len(tensors))[:, None]
 
     def bare(batch):
-        return predictor.forward(tensors[batch[0, 0]]).numpy()
+        return predictor.forward(tensors[batch.item()])
 
     def seconds(function) -> float:
         start = time.perf_counter()
@@ -50,8 +52,8 @@ def main(recipe: str = "dynamic-int8", count: str = "128") -> None:
     times = np.array(
         [
             (
-                seconds(lambda: map_batches(bare, index, 1, threads, "bare model")),
-                seconds(lambda: accuracy.predict(predictor, prepared, 1, threads)),
+                seconds(lambda: map_batches(bare, index, ONE_BY_ONE, CPU, threads, "bare model")),
+                seconds(lambda: accuracy.predict(predictor, prepared, ONE_BY_ONE, threads)),
             )
             for _ in range(ROUNDS + 1)
         ][1:]  # the first round warms up
