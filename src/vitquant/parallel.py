@@ -16,15 +16,19 @@ from vitquant.params import Evaluate
 CPU = torch.device("cpu")
 
 
-class _Images(Dataset[Tensor]):
-    def __init__(self, images: NDArray[np.uint8]) -> None:
+class _Batches(Dataset[Tensor]):
+    """Whole batches: one copy out of the mapped array, nothing collated."""
+
+    def __init__(self, images: NDArray[np.uint8], size: int) -> None:
         self.images = images
+        self.starts = range(0, len(images), size)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(self.images[index]))
+        start = self.starts[index]
+        return torch.from_numpy(np.array(self.images[start : start + self.starts.step]))
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -54,12 +58,8 @@ def map_batches(
     or (but for recipes that quantize activations over the whole batch) batch count.
     """
     on_gpu = device.type == "cuda"
-    loader = DataLoader(
-        _Images(images),
-        batch_size=params.cuda_batch_size if on_gpu else params.batch_size,
-        num_workers=params.workers,
-        pin_memory=on_gpu,
-    )
+    batches = _Batches(images, params.cuda_batch_size if on_gpu else params.batch_size)
+    loader = DataLoader(batches, batch_size=None, num_workers=params.workers, pin_memory=on_gpu)
 
     def run(batch: Tensor) -> Tensor:
         return function(batch.to(device, non_blocking=True))
