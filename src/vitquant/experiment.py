@@ -12,8 +12,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vitquant import files, params
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
@@ -48,12 +46,7 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise VitquantError(f"{path} is missing: name a file of studies/") from None
-    except yaml.YAMLError as error:
-        raise VitquantError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = params.read_yaml(path)
     if not isinstance(content, dict):
         raise VitquantError(f"{path} must hold sections of params.yaml, such as model and data")
     return content

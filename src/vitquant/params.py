@@ -247,13 +247,21 @@ def load(path: Path) -> Params:
     Raises:
         VitquantError: missing, not YAML, or a key or value that the study cannot have.
     """
+    return validate(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """The parsed content of a YAML file.
+
+    Raises:
+        VitquantError: missing, or not YAML.
+    """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise VitquantError(f"{path} is missing: run in the repository's root, or name it with --params") from None
+        raise VitquantError(f"{path} is missing: run in the repository's root, or name another file") from None
     except yaml.YAMLError as error:
         raise VitquantError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return validate(content, path)
 
 
 def validate(content: Any, path: Path) -> Params:
