@@ -1,19 +1,26 @@
 """Small real inputs: generated photographs, a tiny ViT with random weights, and its FP32 artifact."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from vitquant import baseline
+from vitquant import artifact, baseline, files
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Geometry, Prepared
-from vitquant.params import Params
+from vitquant.measure import accuracy
+from vitquant.params import Params, Recipe
+from vitquant.report.metrics import Inputs
 
 CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
 SIDE = 64  # pixels; test_vit has patches of 16
+FP32_MS = [100.0, 110.0, 90.0, 105.0]
 GEOMETRY = Geometry(72, SIDE, "bicubic")
 
 
@@ -63,6 +70,7 @@ def mini_study(images: Path) -> dict:
         },
         "head": "probe",
         "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
+        "calibration": {"images": 12, "seed": 0},
         "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
         "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "workers": 0},
         "benchmark": {
@@ -70,8 +78,26 @@ def mini_study(images: Path) -> dict:
             "batches": [{"size": 1, "rounds": 5}, {"size": 4, "rounds": 3}],
             "seed": 0,
         },
+        "cuda": {
+            "recipes": {"fp32": {"method": "gpu_float", "dtype": "float32", "compile": "eager"}},
+            "warmup": 1,
+            "batches": [{"size": 1, "rounds": 3, "passes": 2}, {"size": 4, "rounds": 3}],
+            "seed": 0,
+            "energy_seconds": 0.1,
+            "profile": ["fp32"],
+            "speed_only": [],
+        },
         "report": {"resamples": 200, "seed": 0},
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("VITQUANT_CACHE", str(path))
+        yield path
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +121,77 @@ def prepared(images: Path, params: Params, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def calibration(params: Params, prepared: Prepared) -> NDArray[np.uint8]:
+    """A few images of the train split."""
+    return prepared.calibration(params.calibration)
+
+
+@pytest.fixture(scope="session")
 def fp32(params: Params, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The FP32 artifact: a tiny random ViT and a probe fitted on the train split."""
     path = tmp_path_factory.mktemp("models") / "baseline"
     baseline.build(params, Path("unused"), prepared, path, threads=2)
     return path
+
+
+def without(package: str, recipe: Recipe, fp32: Path, destination: Path) -> str | None:
+    """Build an artifact in a process that has no `package`; why the artifact is unavailable."""
+    program = f"""
+import sys
+sys.modules[{package!r}] = None  # what Python then says is what it says of a package that is not there
+from pathlib import Path
+import numpy as np
+from vitquant import artifact, recipes
+from vitquant.params import Recipe
+recipe = Recipe.model_validate({recipe.model_dump()})
+recipes.build("r", recipe, Path({str(fp32)!r}), Path({str(destination)!r}), np.zeros((1, 64, 64, 3), np.uint8))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    return artifact.open_artifact(destination).spec.unavailable
+
+
+@pytest.fixture
+def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
+    """FP32 is right on 20 of 24 images; INT8 loses two of those, gains none, and is 2.5 times as fast."""
+    labels = prepared.labels("val")
+    folder = tmp_path / "stages"
+    inputs = Inputs(
+        data=prepared.path,
+        accuracy=folder / "accuracy",
+        predictions=folder / "predictions",
+        benchmark=folder / "benchmark.json",
+        profile=folder / "profile.json",
+        cuda=folder / "cuda",
+    )
+    for name, right in (("fp32", 20), ("dynamic-int8", 18)):
+        predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
+        logits = np.eye(6, dtype=np.float32)[predicted] + 0.5 * np.eye(6, dtype=np.float32)[labels]
+        summary = {"recipe": name, **accuracy.summarize(logits, labels), "device": "cpu", "details": {}}
+        accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
+    files.write_json(
+        inputs.benchmark,
+        {
+            "environment": {
+                "host": "attic",
+                "cpu": "Abacus",
+                "isa": ["beads"],
+                "cores": 2,
+                "threads": 2,
+                "torch": "2.14.0",
+                "git_commit": "0" * 40,
+            },
+            "recipes": {
+                "fp32": {
+                    "latency_ms": {"1": FP32_MS, "8": [8 * ms for ms in FP32_MS]},
+                    "memory_bytes": {"model": 100_000_000, "peak": 120_000_000},
+                    "size_bytes": 80_000_000,
+                },
+                "dynamic-int8": {
+                    "latency_ms": {"1": [ms / 2.5 for ms in FP32_MS], "8": [ms * 4 for ms in FP32_MS]},
+                    "memory_bytes": {"model": 50_000_000, "peak": 60_000_000},
+                    "size_bytes": 20_000_000,
+                },
+            },
+        },
+    )
+    return inputs

@@ -107,12 +107,12 @@ def test_nan_in_the_logits(own: Path, prepared) -> None:
         recipes.load(own)(prepared.images("val")[:1])
 
 
-def test_nan_in_the_weights_is_not_written(own: Path, tmp_path: Path) -> None:
+def test_nan_in_the_weights_is_not_written(own: Path, calibration, tmp_path: Path) -> None:
     spoil(own, float("nan"))
     from vitquant.params import Recipe
 
     with pytest.raises(VitquantError, match="head.weight holds NaN or infinity"):
-        recipes.build("fp32", Recipe(method="fp32"), own, tmp_path / "out")
+        recipes.build("fp32", Recipe(method="fp32"), own, tmp_path / "out", calibration)
     assert not (tmp_path / "out").exists()
 
 

@@ -75,11 +75,11 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
         self.reply(206 if start else 200, headers)
         limit = step if isinstance(step, int) else step[1] if isinstance(step, tuple) else len(body)
+        self.server.sent.append(len(body[:limit]))  # first: the client may be done before the write returns
         if "Transfer-Encoding" in headers:
             self.wfile.write(b"%x\r\n%s\r\n" % (limit, body[:limit]))
         else:
             self.wfile.write(body[:limit])
-        self.server.sent.append(len(body[:limit]))
         if isinstance(step, tuple) and step[0] == "hang":
             self.server.ended.wait(20)
         self.wfile.flush()

@@ -80,6 +80,11 @@ class Artifact:
     spec: Spec
 
     @property
+    def sha256(self) -> str:
+        """Of recipe.json, which carries those of all other files: what makes it this artifact and no other."""
+        return files.sha256(self.path / SPEC_FILE)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes on disk of all that must be shipped to run it."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
@@ -186,7 +191,7 @@ def write_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
         VitquantError: a tensor holds NaN or infinity, or the disk is full.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():  # FP8 has no isfinite
             raise VitquantError(f"{name} holds NaN or infinity: the weights are broken, nothing was written")
     file = directory / WEIGHTS_FILE
     try:

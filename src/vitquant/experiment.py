@@ -7,7 +7,7 @@ read, and are copied out for reading.
 
 import json
 import subprocess
-import tarfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,8 @@ def _copy_results(name: str, destination: Path) -> Path:
     ref = next(ref for ref in refs if ref.endswith(f"/{name}"))
     with files.atomic(destination) as partial:
         partial.mkdir()
-        with tarfile.open(fileobj=BytesIO(_git("archive", ref, "results"))) as archive:
-            archive.extractall(partial, filter="data")
+        with zipfile.ZipFile(BytesIO(_git("archive", "--format=zip", ref, "results"))) as archive:
+            archive.extractall(partial)
     return destination
 
 

@@ -22,6 +22,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Wheel = Annotated[str, Field(pattern="^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
 Url = Annotated[str, Field(pattern="^(https?://[^/]+|file://)/.+$")]
 Pixels = PositiveInt | Literal["auto"]
+RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -145,6 +146,13 @@ class Recipe(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Calibration(Section):
+    """The images, of the train split, that recipes may observe."""
+
+    images: PositiveInt
+    seed: Seed
+
+
 class Evaluate(Section):
     """How the validation split is run."""
 
@@ -154,10 +162,11 @@ class Evaluate(Section):
 
 
 class Batch(Section):
-    """A batch size to time, and how many rounds."""
+    """A batch size to time, how many rounds, and how many passes one visit times together."""
 
     size: PositiveInt
     rounds: Annotated[int, Field(ge=2)]
+    passes: PositiveInt = 1
 
 
 class Benchmark(Section):
@@ -176,14 +185,29 @@ class Benchmark(Section):
         return batches
 
 
+class Cuda(Benchmark):
+    """What is measured on a GPU, and how."""
+
+    recipes: dict[RecipeName, Recipe]
+    energy_seconds: PositiveFloat
+    profile: list[str]
+    speed_only: list[str]
+
+    @model_validator(mode="after")
+    def _known(self) -> "Cuda":
+        if "fp32" not in self.recipes:
+            raise ValueError("fp32 must be among the recipes: it is the baseline of every ratio")
+        unknown = sorted(set(self.profile) - set(self.recipes))
+        if unknown:
+            raise ValueError(f"profile names recipes that are not there: {', '.join(unknown)}")
+        return self
+
+
 class Report(Section):
     """How the statistics are computed."""
 
     resamples: Annotated[int, Field(ge=100)]
     seed: Seed
-
-
-RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
 class Params(Section):
@@ -196,9 +220,11 @@ class Params(Section):
     data: Annotated[Data, Field(discriminator="source")]
     head: Literal["probe", "imagenet1k", "none"]
     probe: Probe
+    calibration: Calibration
     recipes: dict[RecipeName, Recipe]
     evaluate: Evaluate
     benchmark: Benchmark
+    cuda: Cuda
     report: Report
 
     @model_validator(mode="after")

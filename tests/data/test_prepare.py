@@ -12,7 +12,7 @@ from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.params import Params
+from vitquant.params import Calibration, Params
 
 
 @pytest.fixture
@@ -112,3 +112,14 @@ def test_prepared_data_that_cannot_be_read(images: Path, params: Params, tmp_pat
     (tmp_path / "out/val_images.npy").write_bytes(b"half")
     with pytest.raises(VitquantError, match=r"val_images.npy cannot be read .*dvc repro"):
         prepared.images("val")
+
+
+def test_calibration_images_come_from_the_train_split_only(prepared: Prepared) -> None:
+    train, val = ({image.tobytes() for image in prepared.images(split)} for split in ("train", "val"))
+    drawn = prepared.calibration(Calibration(images=12, seed=1))
+    assert len({image.tobytes() for image in drawn}) == 12
+    assert {image.tobytes() for image in drawn} <= train - val
+    assert np.array_equal(drawn, prepared.calibration(Calibration(images=12, seed=1)))
+    assert not np.array_equal(drawn, prepared.calibration(Calibration(images=12, seed=2)))
+    with pytest.raises(VitquantError, match=f"calibration.images: 9999 are wanted, the train split has {len(train)}"):
+        prepared.calibration(Calibration(images=9999, seed=0))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ from vitquant.data.samples import Sample
 from vitquant.errors import VitquantError
 from vitquant.params import Data, TinyImagenetData
 
+CHUNK = 32  # images a thread takes at once
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
 
 
@@ -106,9 +107,9 @@ class _Rows:
         self._start = self._write_header(rows)
         os.posix_fallocate(self._file.fileno(), 0, self._start + rows * self._size)
 
-    def write(self, row: int, image: NDArray[np.uint8]) -> None:
-        """Put an image, uint8 (side, side, 3), into its row."""
-        os.pwrite(self._file.fileno(), image.tobytes(), self._start + row * self._size)
+    def write(self, row: int, image: bytes) -> None:
+        """Put an image, the bytes of uint8 (side, side, 3), into its row."""
+        os.pwrite(self._file.fileno(), image, self._start + row * self._size)
 
     def close(self, keep: NDArray[np.bool_]) -> None:
         """Finish the file with only the rows to keep, in their order."""
@@ -134,26 +135,30 @@ def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, o
 
     Threads do: Pillow releases the GIL while it decodes and resizes.
     """
-    margin = (geometry.resize - geometry.crop) // 2
-    box = (margin, margin, margin + geometry.crop, margin + geometry.crop)
-    size, resampling = (geometry.resize, geometry.resize), Image.Resampling[geometry.interpolation.upper()]
     problems = []
 
-    def decode(job: tuple[Sample, _Rows, int]) -> str | None:
-        sample, rows, row = job
+    def decode(sample: Sample, rows: _Rows, row: int) -> str | None:
         try:
             content = sample.read()
             with Image.open(io.BytesIO(content)) as image:
-                square = ImageOps.fit(image.convert("RGB"), size, resampling)
-                pixels = np.asarray(square.crop(box))
+                pixels = _resized(image, geometry)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{sample.name} ({str(error).split(' <')[0]})")
             return None
         rows.write(row, pixels)
         return hashlib.sha256(content).hexdigest()
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        digests = list(tqdm(pool.map(decode, jobs), desc="prepare", unit="img", total=len(jobs)))
+    def decode_chunk(start: int) -> list[str | None]:
+        return [decode(*job) for job in jobs[start : start + CHUNK]]
+
+    digests: list[str | None] = []
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tqdm(desc="prepare", unit="img", total=len(jobs)) as bar,
+    ):
+        for chunk in pool.map(decode_chunk, range(0, len(jobs), CHUNK)):
+            digests += chunk
+            bar.update(len(chunk))
     if problems and on_undecodable == "stop":
         shown = "; ".join(sorted(problems)[:5]) + ("; …" if len(problems) > 5 else "")  # noqa: PLR2004
         raise VitquantError(
@@ -163,3 +168,20 @@ def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, o
     for problem in sorted(problems):
         print(f"prepare: skipped {problem}", file=sys.stderr)
     return digests
+
+
+def _resized(image: Image.Image, geometry: Geometry) -> bytes:
+    """The centre of the image resized to `geometry`, as RGB bytes, (crop, crop, 3).
+
+    The same pixels, to rounding, as resizing the centred square to `resize` and cropping it, but no others are
+    computed; a grey-scale image is resized before it becomes RGB: the same values in a third of the time.
+    """
+    grey = image.mode == "L"
+    source = image if grey else image.convert("RGB")
+    scale = min(source.size) / geometry.resize
+    margin = scale * ((geometry.resize - geometry.crop) // 2)
+    left, top = ((side - min(source.size)) / 2 + margin for side in source.size)
+    box = (left, top, left + scale * geometry.crop, top + scale * geometry.crop)
+    resampling = Image.Resampling[geometry.interpolation.upper()]
+    square = source.resize((geometry.crop, geometry.crop), resampling, box)
+    return (square.convert("RGB") if grey else square).tobytes()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vitquant import files
 from vitquant.errors import VitquantError
+from vitquant.params import Calibration
 
 Split = Literal["train", "val"]
 
@@ -42,6 +43,18 @@ class Prepared:
         """The split's images, uint8 (N, H, W, 3), memory-mapped."""
         images: NDArray[np.uint8] = self._array(f"{split}_images.npy", "r")
         return images
+
+    def calibration(self, params: Calibration) -> NDArray[np.uint8]:
+        """Images drawn from the train split, uint8 (N, H, W, 3): the same ones for every recipe.
+
+        Raises:
+            VitquantError: the train split has fewer images than are wanted.
+        """
+        train = self.images("train")
+        if params.images > len(train):
+            raise VitquantError(f"calibration.images: {params.images} are wanted, the train split has {len(train)}")
+        rows = np.random.default_rng(params.seed).choice(len(train), params.images, replace=False)
+        return np.array(train[np.sort(rows)])
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """The split's class indices, int64 (N,)."""

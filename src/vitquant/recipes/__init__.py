@@ -3,8 +3,9 @@
 A method is one file in this package. It defines
 
 - `Options`, a pydantic model of its options in params.yaml;
-- `build(fp32: Artifact, directory: Path, options: Options) -> dict`, which writes the weights into
-  `directory` and returns details worth recording;
+- `build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict`, which writes
+  the weights into `directory` and returns details worth recording; `calibration` are images of the train split,
+  uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C), both on `device`; it may be called from
   several threads at once;
@@ -19,7 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vitquant import artifact
@@ -54,12 +57,18 @@ def check_options(name: str, recipe: Recipe) -> Any:
         raise VitquantError(f"params.yaml: recipes.{name}.method: {error}") from None
 
 
-def build(name: str, recipe: Recipe, fp32: Path, destination: Path) -> None:
-    """Apply recipe `name` to the FP32 artifact at `fp32` and write the artifact `destination`."""
+def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[np.uint8]) -> None:
+    """Apply recipe `name` to the FP32 artifact at `fp32` and write the artifact `destination`.
+
+    Args:
+        calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations.
+    """
     options = check_options(name, recipe)
     source = artifact.open_artifact(fp32)
     spec = source.spec.model_copy(update={"recipe": name, "method": recipe.method, "options": options.model_dump()})
-    artifact.write(destination, spec, lambda directory: method(recipe.method).build(source, directory, options))
+    artifact.write(
+        destination, spec, lambda directory: method(recipe.method).build(source, directory, options, calibration)
+    )
 
 
 def load(path: Path, device: torch.device = CPU) -> Predictor:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
@@ -37,7 +39,7 @@ class Options(Section):
     """The kernels that multiply; auto takes what suits the CPU."""
 
 
-def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]:
+def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Quantize the linear layers and write their integer weights."""
     engine = use_engine(options.engine)
     model = load_model(fp32)
@@ -54,6 +56,11 @@ def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]:
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pack the integer weights for this CPU; the FP32 weights of quantized layers are never allocated."""
     use_engine(artifact.spec.options["engine"])
+    return restore(artifact, nnqd.Linear).to(device)
+
+
+def restore(artifact: Artifact, linear: type[nnqd.Linear]) -> nn.Module:
+    """The model in evaluation mode, its integer weights packed into layers of the type `linear`."""
     tensors = read_weights(artifact.path)
     quantized = {key.removesuffix(".scale") for key in tensors if key.endswith(".scale")}
     model = empty_model(artifact)
@@ -61,10 +68,10 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     model.load_state_dict(floats, strict=False, assign=True)
     for name in quantized:
         weight = _quantized(*(tensors[f"{name}.{part}"] for part in ("weight", "scale", "zero_point")))
-        layer = nnqd.Linear(weight.shape[1], weight.shape[0])
+        layer = linear(weight.shape[1], weight.shape[0])
         layer.set_weight_bias(weight, tensors.get(f"{name}.bias"))
         model.set_submodule(name, layer)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
@@ -111,10 +118,12 @@ def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
         per_channel = weight.qscheme() == torch.per_channel_affine
         tensors[f"{name}.weight"] = weight.int_repr()
         tensors[f"{name}.scale"] = (
-            weight.q_per_channel_scales() if per_channel else torch.tensor(weight.q_scale(), dtype=torch.float64)
+            weight.q_per_channel_scales().float()
+            if per_channel
+            else torch.tensor(weight.q_scale(), dtype=torch.float64)
         )
         tensors[f"{name}.zero_point"] = (
-            weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+            weight.q_per_channel_zero_points().to(torch.int8) if per_channel else torch.tensor(weight.q_zero_point())
         )
         if layer.bias() is not None:
             tensors[f"{name}.bias"] = layer.bias()
@@ -126,5 +135,5 @@ def _quantized(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.quantize_per", UserWarning)
         if scale.ndim:
-            return torch._make_per_channel_quantized_tensor(integers, scale, zero_point, 0)
+            return torch._make_per_channel_quantized_tensor(integers, scale.double(), zero_point.long(), 0)
         return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point.item()))

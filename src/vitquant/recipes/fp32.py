@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from vitquant.artifact import Artifact, read_weights, write_weights
 from vitquant.models.vit import ViTClassifier
@@ -18,7 +20,7 @@ class Options(Section):
     """None."""
 
 
-def build(fp32: Artifact, directory: Path, options: Options) -> dict[str, Any]:  # noqa: ARG001
+def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Write the weights as they are."""
     write_weights(directory, read_weights(fp32.path))
     return {}
@@ -42,3 +44,20 @@ def empty_model(artifact: Artifact) -> ViTClassifier:
     with torch.device("meta"):
         model = ViTClassifier(spec.architecture, spec.preprocessing.crop, len(spec.classes))
     return model.requires_grad_(False).eval()
+
+
+def unfinished(fp32: Artifact, directory: Path, method: str, options: Section) -> Artifact:
+    """The artifact that `build` is making in `directory`, its weights written, as `load` will see it."""
+    return Artifact(directory, fp32.spec.model_copy(update={"method": method, "options": options.model_dump()}))
+
+
+def replace_linear(model: ViTClassifier, replacement: Callable[[nn.Linear], nn.Module]) -> ViTClassifier:
+    """Replace the backbone's linear layers, in place; the head stays as it is.
+
+    Where `replacement` reads no values, it turns an `empty_model` into the skeleton that takes the weights of a
+    model that it has quantized.
+    """
+    for name, layer in list(model.backbone.named_modules()):
+        if isinstance(layer, nn.Linear):
+            model.backbone.set_submodule(name, replacement(layer))
+    return model

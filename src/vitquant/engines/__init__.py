@@ -1,0 +1,1 @@
+"""How models are run: compilers, exporters and kernels that several recipes share."""

@@ -1,0 +1,194 @@
+"""PyTorch Inductor, ahead of time: a module becomes a shared library in a cache folder, weights included.
+
+The library is made by `torch.export` and AOTInductor with freezing, for every batch size at once. It is a product of
+this machine and this PyTorch, so it is no part of an artifact: it lies in `$VITQUANT_CACHE/compiled`, or
+`~/.cache/vitquant/compiled`, under a digest of all that it depends on, and is made again where it is missing.
+
+The library is called through its C interface. PyTorch's own Python loader keeps the interpreter locked while the
+model runs, so that threads would wait for each other.
+"""
+
+import ctypes
+import inspect
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitquant import files
+from vitquant.artifact import WEIGHTS_FILE, Artifact
+from vitquant.engines import cache
+from vitquant.errors import UnsupportedError
+from vitquant.models import vit
+
+LIBRARY = "model.so"
+BATCH = 8  # images of the batch that Inductor sees; the library takes any number
+
+CONFIG: dict[str, Any] = {
+    "freezing": True,  # weights are constants, laid out as the kernels like them
+    "cpp.dynamic_threads": True,  # as many threads as the caller has set
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # it only calls the kernels; -O1 took 2 s more and gained nothing
+}
+
+
+def load(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Callable[[Tensor], Tensor]:
+    """The artifact's compiled function, float32 (N, 3, H, W) to float32 (N, C), for several threads at once.
+
+    Args:
+        module: gives the module to compile, in evaluation mode; called only if the cache lacks the library.
+
+    Raises:
+        UnsupportedError: there is nothing in the cache and this machine cannot compile.
+    """
+    folder = cache_folder(artifact, module)
+    if not (folder / LIBRARY).is_file():
+        _fill(folder, artifact, module)
+    return Library(folder / LIBRARY, len(artifact.spec.classes))
+
+
+def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Path:
+    """Where the compiled library lies: named by the weights, the code, the versions and the CPU.
+
+    Raises:
+        VitquantError: the cache cannot be made.
+    """
+    spec = artifact.spec
+    code = [inspect.getsourcefile(part) for part in (module, vit)]
+    depends = {
+        "weights": files.sha256(artifact.path / WEIGHTS_FILE),
+        "model": [spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.method, spec.options],
+        "code": [files.sha256(Path(file)) for file in (*code, __file__) if file],
+        "versions": [metadata.version("timm"), torch.__version__],
+    }
+    return cache.path(depends)
+
+
+class Library:
+    """A compiled library, loaded; calling it lets other Python threads run.
+
+    Args:
+        path: the shared library.
+        classes: number of logits C.
+
+    Raises:
+        UnsupportedError: it does not load here.
+    """
+
+    def __init__(self, path: Path, classes: int) -> None:
+        self._classes = classes
+        self._container = ctypes.c_void_p()
+        runners = ctypes.c_size_t(os.cpu_count() or 1)  # calls that may run at once
+        try:
+            self._torch = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"))
+            self._model = ctypes.CDLL(str(path))
+            self._create = self._model.AOTInductorModelContainerCreateWithDevice
+        except (OSError, AttributeError) as error:
+            raise UnsupportedError(f"{path} does not load ({error}): delete {path.parent}") from None
+        _check(self._create(ctypes.byref(self._container), runners, b"cpu", None))
+        weakref.finalize(self, self._model.AOTInductorModelContainerDelete, self._container)
+        _release_file_pages(path)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images, float32 (N, 3, H, W), to logits, float32 (N, C)."""
+        logits = torch.empty(len(images), self._classes)
+        images = images.contiguous()
+        handle, result, target = self._view(images), ctypes.c_void_p(), self._view(logits)
+        try:
+            # the container takes over the input's handle, and gives the output's
+            run, one = self._model.AOTInductorModelContainerRun, ctypes.c_size_t(1)
+            _check(run(self._container, ctypes.byref(handle), one, ctypes.byref(result), one, None, None))
+            _check(self._torch.aoti_torch_copy_(target, result, ctypes.c_int32(0)))
+        finally:
+            for owned in (result, target):
+                if owned:
+                    self._torch.aoti_torch_delete_tensor_object(owned)
+        return logits
+
+    def _view(self, tensor: Tensor) -> ctypes.c_void_p:
+        """A handle on the memory of a contiguous float32 tensor, for the C interface."""
+        handle, dimensions = ctypes.c_void_p(), ctypes.c_int64 * tensor.ndim
+        _check(
+            self._torch.aoti_torch_create_tensor_from_blob(
+                ctypes.c_void_p(tensor.data_ptr()),
+                ctypes.c_int64(tensor.ndim),
+                dimensions(*tensor.shape),
+                dimensions(*tensor.stride()),
+                ctypes.c_int64(0),
+                ctypes.c_int32(self._torch.aoti_torch_dtype_float32()),
+                ctypes.c_int32(self._torch.aoti_torch_device_type_cpu()),
+                ctypes.c_int32(-1),
+                ctypes.byref(handle),
+            )
+        )
+        return handle
+
+
+def _fill(folder: Path, artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> None:
+    """Compile into the cache, unless another process does so first."""
+    with cache.lock(folder):
+        if (folder / LIBRARY).is_file():
+            return
+        _check_compiler()
+        side = artifact.spec.preprocessing.crop
+        with files.atomic(folder) as partial:
+            partial.mkdir()
+            with TemporaryDirectory(dir=partial, prefix="scratch-") as scratch:
+                compile_module(module(artifact), side, Path(scratch)).replace(partial / LIBRARY)
+
+
+def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
+    """Compile a module that takes float32 (N, 3, side, side) into a shared library somewhere under `scratch`.
+
+    Raises:
+        UnsupportedError: the C++ compiler or Inductor fails.
+    """
+    from torch._inductor import aot_compile
+    from torch._inductor.exc import CppCompileError, InductorError
+
+    images = torch.zeros(BATCH, 3, side, side)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+            options = {**CONFIG, "aot_inductor.output_path": str(scratch)}
+            library = aot_compile(program.module(check_guards=False), (images,), options=options)
+    except CppCompileError as error:
+        reason = next((line for line in str(error).splitlines() if "error" in line), "no message")
+        raise UnsupportedError(f"the C++ compiler fails on what torch.compile writes: {reason.strip()}") from None
+    except InductorError as error:
+        raise UnsupportedError(f"torch.compile fails: {str(error).splitlines()[0]}") from None
+    return Path(str(library))
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise UnsupportedError("torch.compile needs a C++ compiler: install g++, or set CXX to one") from None
+
+
+def _check(error: int) -> None:
+    if error:
+        raise RuntimeError("the compiled model failed; its message is on standard error")
+
+
+def _release_file_pages(library: Path) -> None:
+    """Give back the file's pages of weights: the container has copied them, and they would count twice."""
+    libc, page_out = ctypes.CDLL(None), 21  # MADV_PAGEOUT: what was written to stays
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, permissions, *_, name = line.split(maxsplit=5)
+        if permissions == "r--p" and name == str(library):
+            start, end = (int(address, 16) for address in span.split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), page_out)

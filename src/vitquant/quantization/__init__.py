@@ -1,0 +1,1 @@
+"""What happens to weights before they run: smoothing, scales and rounding."""
