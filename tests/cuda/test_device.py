@@ -1,5 +1,7 @@
 """Accuracy on a GPU is that of the CPU. Runs where there is a CUDA device."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import torch
 from vitquant import baseline, recipes
 from vitquant.artifact import read_weights
 from vitquant.data.prepared import Prepared
-from vitquant.measure import accuracy
-from vitquant.params import Evaluate, Params, Recipe
+from vitquant.errors import VitquantError
+from vitquant.measure import accuracy, benchmark, gpu
+from vitquant.params import Batch, Benchmark, Evaluate, Params, Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
@@ -36,9 +39,30 @@ def test_the_baseline_can_be_fitted_on_the_gpu(params: Params, prepared: Prepare
     assert (on_gpu["head.weight"] - on_cpu["head.weight"]).abs().max() < 0.05
 
 
-def test_a_recipe_without_cuda_kernels_stays_on_the_cpu(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
+def test_a_recipe_without_cuda_kernels_stays_on_the_cpu(
+    fp32: Path, prepared: Prepared, calibration, tmp_path: Path
+) -> None:
     options = {"method": "dynamic_int8", "per_channel": True, "keep_float": ["head"], "engine": "auto"}
-    recipes.build("r", Recipe.model_validate(options), fp32, tmp_path / "r")
+    recipes.build("r", Recipe.model_validate(options), fp32, tmp_path / "r", calibration)
     predictor = recipes.load(tmp_path / "r", CUDA)
     assert predictor.device.type == "cpu"
     assert predictor(prepared.images("val")[:2]).shape == (2, 6)
+
+
+def test_another_process_on_the_gpu_is_named() -> None:
+    gpu.check_idle()
+    program = "import torch, time; held = torch.zeros(1, device='cuda'); print('holding', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(VitquantError, match=r"in use by python.*--busy-ok"):
+            gpu.check_idle()
+        other.kill()
+
+
+def test_a_batch_that_does_not_fit_is_a_row(fp32: Path, prepared: Prepared) -> None:
+    params = Benchmark(warmup=1, batches=[Batch(size=1, rounds=2), Batch(size=10_000_000, rounds=2)], seed=0)
+    with benchmark.started([fp32], prepared.path, params, 1, CUDA) as (workers, results):
+        benchmark.interleave(workers, results, params)
+    assert list(results[fp32.name]["latency_ms"]) == ["1"]
+    assert "out of memory" in results[fp32.name]["unavailable_batches"]["10000000"]

@@ -12,7 +12,7 @@ from vitquant import files
 from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.measure import statistics
+from vitquant.measure import environment, statistics
 from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
 
@@ -24,7 +24,9 @@ def evaluate(
     logits = predict(predictor, prepared, params, threads)
     spec = predictor.artifact.spec
     summary = {"recipe": spec.recipe, **summarize(logits, prepared.labels("val")), "device": predictor.device.type}
-    write({**summary, "details": spec.details}, logits, out, predictions)
+    summary |= {"artifact_sha256": predictor.artifact.sha256, "environment": environment.machine()}
+    summary["details"] = spec.details
+    write(summary, logits, out, predictions)
 
 
 def write_unavailable(recipe: str, reason: str, out: Path, predictions: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import psutil
 
+from vitquant.measure import gpu
+
 ISA_FLAGS = (
     "avx2",
     "avx512f",
@@ -21,6 +23,7 @@ ISA_FLAGS = (
     "i8mm",
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy")
+ENGINES = ("onnxruntime", "openvino", "nncf")  # which may be missing
 CODE = ("src", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock")
 
 
@@ -32,10 +35,12 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "cores": cores(),
+        "gpu": gpu.name(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "os": platform.system(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in ENGINES},
     }
 
 
@@ -50,12 +55,22 @@ def threads(wanted: Literal["auto"] | int) -> int:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, `+changes` where tracked code differs from it; None outside a git checkout."""
+    """The commit of the code, `+changes` where tracked code differs from it.
+
+    Where there is no git checkout the environment's VITQUANT_COMMIT is believed; None without it.
+    """
     try:
         commit = _git("rev-parse", "HEAD")
         return f"{commit}+changes" if _git("status", "--porcelain", "--", *CODE) else commit
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("VITQUANT_COMMIT")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git(*arguments: str) -> str:

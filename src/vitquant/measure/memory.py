@@ -1,21 +1,31 @@
-"""Resident memory of this process, in bytes, as Linux counts it."""
+"""Memory that this process takes, in bytes.
+
+On the CPU it is resident memory, as Linux counts it; on a GPU what PyTorch's allocator has given out.
+"""
 
 from pathlib import Path
 
+import torch
 
-def resident() -> int:
-    """Resident memory now."""
-    return _status("VmRSS")
+CPU = torch.device("cpu")
 
 
-def peak() -> int:
+def in_use(device: torch.device = CPU) -> int:
+    """Memory taken now."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+
+
+def peak(device: torch.device = CPU) -> int:
     """The most there has been since `reset_peak`, or since the process began."""
-    return _status("VmHWM")
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 
-def reset_peak() -> None:
-    """Start the high-water mark afresh: proc(5), clear_refs."""
-    Path("/proc/self/clear_refs").write_text("5")
+def reset_peak(device: torch.device = CPU) -> None:
+    """Start the high-water mark afresh; on the CPU: proc(5), clear_refs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status(key: str) -> int:

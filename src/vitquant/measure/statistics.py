@@ -34,10 +34,16 @@ def proportion(hits: NDArray[np.bool_]) -> Estimate:
 def paired_difference(hits: NDArray[np.bool_], baseline: NDArray[np.bool_], resamples: int, seed: int) -> Estimate:
     """The difference in the share of hits, in percentage points, over the same images.
 
-    Percentile bootstrap over images (Efron & Tibshirani 1993, chapter 13).
+    Percentile bootstrap over images (Efron & Tibshirani 1993, chapter 13). An image is gained, lost or neither, so
+    that how often each is drawn is multinomial: the resamples are drawn as those counts, not image by image.
     """
-    difference = 100.0 * (hits.astype(np.float64) - baseline)
-    return _bootstrap(difference, np.mean, resamples, seed)
+    total = len(hits)
+    gained, lost = int((hits & ~baseline).sum()), int((~hits & baseline).sum())
+    shares = np.array([gained, lost, total - gained - lost]) / total
+    counts = np.random.default_rng(seed).multinomial(total, shares, size=resamples)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(100 * (counts[:, 0] - counts[:, 1]) / total, [tail, 100 - tail])
+    return Estimate(100 * (gained - lost) / total, float(low), float(high))
 
 
 def mcnemar_p(hits: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> float:
@@ -54,6 +60,11 @@ def paired_ratio(
 ) -> Estimate:
     """The median of the ratios taken pair by pair, with a percentile bootstrap interval over pairs."""
     return _bootstrap(numerator / denominator, np.median, resamples, seed)
+
+
+def mean(samples: NDArray[np.float64], resamples: int, seed: int) -> Estimate:
+    """The mean, with a percentile bootstrap interval over samples."""
+    return _bootstrap(samples, np.mean, resamples, seed)
 
 
 def distribution(samples: NDArray[np.float64]) -> dict[str, float]:

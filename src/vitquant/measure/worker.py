@@ -29,6 +29,11 @@ class Worker:
         """Hand a value to `serve`."""
         self._connection.send(value)
 
+    def ask(self, *value: Any) -> Any:
+        """Send a tuple and wait for the answer, as `receive` does."""
+        self.send(value)
+        return self.receive()
+
     def receive(self) -> Any:
         """The next answer.
 
@@ -44,6 +49,12 @@ class Worker:
         if isinstance(answer, VitquantError):
             raise answer
         return answer
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
 
     def close(self) -> None:
         """Hang up, which ends `serve` when it next waits, and wait for the process."""

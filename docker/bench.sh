@@ -1,0 +1,10 @@
+#!/bin/sh
+# bench.sh COMMAND…: what `make docker-bench` runs in the container: the command, if it may write what DVC writes.
+set -eu
+for path in ./ ./.dvc ./data ./models ./results ./results/cuda ./dvc.lock; do
+    if [ -e "$path" ] && [ ! -w "$path" ]; then
+        echo "Error: user $(id -u) may not write $PWD${path#.}: nothing was run, nothing is changed; on the host, chown it to your user" >&2
+        exit 2
+    fi
+done
+exec "$@"

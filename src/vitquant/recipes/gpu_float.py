@@ -1,0 +1,71 @@
+"""Floating point as a GPU runs it: FP32, TF32, FP16 or BF16, eager or compiled. The CPU runs them too.
+
+TF32 keeps FP32's range and rounds the factors of matrix products to 10 bits of mantissa.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.engines import cuda_graph
+from vitquant.errors import UnsupportedError
+from vitquant.params import Section
+from vitquant.recipes.compiled import CastBackbone, cast
+from vitquant.recipes.fp32 import load_model
+
+DEVICES = ("cpu", "cuda")
+DTYPES = {"float32": torch.float32, "tfloat32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CAPABILITY = {"tfloat32": (8, 0), "bfloat16": (8, 0), "float8": (8, 9)}  # NVIDIA, CUDA Programming Guide, table 27
+
+
+class Options(Section):
+    """What params.yaml may say of this recipe."""
+
+    dtype: Literal["float32", "tfloat32", "float16", "bfloat16"]
+    """Of the backbone's weights and activations; the head stays FP32."""
+    compile: Literal["eager", "default", "max-autotune"]
+    """How Inductor compiles the blocks, in a CUDA graph on a GPU; or eager."""
+
+
+def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write the weights in the wanted type."""
+    write_weights(directory, cast(read_weights(fp32.path), DTYPES[options.dtype]))
+    return {}
+
+
+def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The model on `device`. Whether FP32 may become TF32 is a setting of the whole process, made here."""
+    options = Options.model_validate(artifact.spec.options)
+    check_capability(options.dtype, device)
+    allow_tf32(options.dtype == "tfloat32")
+    model = CastBackbone(load_model(artifact)).to(device).eval()
+    if options.compile == "eager":
+        return model
+    return cuda_graph.compile_blocks(model.model.backbone.blocks, model, device, options.compile)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let FP32 products round their factors to TF32, or not; in matrix products and convolutions alike."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def check_capability(dtype: str, device: torch.device) -> None:
+    """See that the GPU has the type.
+
+    Raises:
+        UnsupportedError: it has not.
+    """
+    if device.type == "cuda" and dtype in CAPABILITY:
+        needed, own = CAPABILITY[dtype], torch.cuda.get_device_capability(device)
+        if own < needed:
+            names = {"tfloat32": "TF32", "bfloat16": "BF16", "float8": "FP8"}
+            raise UnsupportedError(
+                f"{names[dtype]} needs a GPU of compute capability {needed[0]}.{needed[1]}, this is {own[0]}.{own[1]}"
+            )
