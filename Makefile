@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-full test lint clean
+.PHONY: help setup repro repro-full diff test lint clean docker-build docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,18 +21,47 @@ $(VENV)/.ready: pyproject.toml uv.lock
 repro: setup ## run the study, or what has changed of it, and print the result
 	@vitquant machine --out results/machine.json
 	dvc repro
-	@vitquant summary
+	@vitquant summary --readme README.md
 
 repro-full: setup ## run the seed report's study as an experiment (downloads 600 MB; SET="key=value …" changes it)
 	@vitquant experiment studies/tiny-imagenet.yaml $(foreach change,$(SET),--set '$(change)')
 
+diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD~1)
+	@vitquant diff $(REV)
+
 test: setup ## run the tests
 	pytest
 
-lint: setup ## check format, lint and types
+lint: setup ## check format, lint, types and the Dockerfile
 	ruff format --check
 	ruff check
 	mypy
+	hadolint docker/Dockerfile
+
+# Containers: DOCKER may be podman, or buildah to build; BASE another base image. docs/gpu-hosts.md says what GPUs need.
+DOCKER ?= docker
+BENCH ?= dvc repro benchmark_cuda
+DOCKER_USER ?= $(shell id -u):$(shell id -g)
+PODMAN := $(findstring podman,$(DOCKER))
+TERMINAL := $$(test -t 0 && echo --interactive --tty) # so that Ctrl-C reaches all that runs inside
+GPUS := $(if $(PODMAN),--device nvidia.com/gpu=all,--gpus all)
+
+docker-build: ## make the container image (DOCKER=podman or buildah, BASE=image)
+	@docker/check.sh build $(DOCKER)
+	$(DOCKER) build $(if $(findstring buildah,$(DOCKER)),--layers) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--file docker/Dockerfile --tag vitquant .
+
+docker-test: ## run the tests in the container
+	@docker/check.sh run $(DOCKER)
+	@$(MAKE) --no-print-directory docker-build
+	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g vitquant pytest -p no:cacheprovider
+
+docker-bench: ## run the CUDA benchmark in the container, on this checkout: results/cuda
+	@docker/check.sh gpu $(DOCKER)
+	@$(MAKE) --no-print-directory docker-build
+	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g --security-opt label=disable --hostname "$$(uname -n)" $(GPUS) \
+		--user $(DOCKER_USER) $(if $(PODMAN),$(if $(filter-out 0:%,$(DOCKER_USER)),--userns keep-id)) \
+		--volume "$(CURDIR):/vitquant" vitquant docker/bench.sh $(BENCH)
 
 clean: ## delete the environment, and all data, models and caches; results in git stay
 	rm -rf $(VENV) .dvc/cache .dvc/tmp data models results/predictions .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,20 @@ import pytest
 import yaml
 from conftest import mini_study
 
-STAGES = ["machine", "fetch", "prepare", "baseline", "quantize", "evaluate", "benchmark", "report", "summary"]
+STAGES = [
+    "machine",
+    "fetch",
+    "prepare",
+    "baseline",
+    "quantize",
+    "evaluate",
+    "benchmark",
+    "profile",
+    "report",
+    "summary",
+    "recommend",
+    "diff",
+]
 
 
 def vitquant(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,13 +50,19 @@ def test_help_lists_every_stage(tmp_path: Path) -> None:
         (["prepare", "--raw", "none"], 2, "Missing option '--out'"),
         (["quantise"], 2, "No such command 'quantise'"),
         (
-            ["quantize", "int3", "--fp32", "none", "--out", "out"],
+            ["quantize", "int3", "--fp32", "none", "--data", "none", "--out", "out"],
             1,
             "Error: unknown recipe 'int3': params.yaml has dynamic-int8, fp32",
         ),
-        (["quantize", "fp32", "--fp32", "none", "--out", "out"], 1, "none is not an artifact directory"),
+        (
+            ["quantize", "fp32", "--fp32", "none", "--data", "none", "--out", "out"],
+            1,
+            "Error: none/classes.json is missing",
+        ),
         (["--params", "other.yaml", "prepare", "--raw", "r", "--out", "o"], 1, "Error: other.yaml is missing"),
         (["summary"], 1, "Error: results/metrics.json is missing: run `dvc repro` to make it"),
+        (["recommend", "--max-drop", "0.3"], 1, "Error: results/metrics.json is missing: run `dvc repro` to make it"),
+        (["recommend", "--max-drop", "none"], 2, "'none' is not a valid float"),
         (["machine", "--out", "params.yaml/machine.json"], 1, "Error: params.yaml"),
     ],
 )

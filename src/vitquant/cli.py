@@ -9,12 +9,16 @@ from vitquant.errors import VitquantError
 from vitquant.stages import (
     baseline,
     benchmark,
+    benchmark_cuda,
+    diff,
     evaluate,
     experiment,
     fetch,
     machine,
     prepare,
+    profile,
     quantize,
+    recommend,
     report,
     summary,
 )
@@ -51,6 +55,21 @@ def main(params: Path) -> None:  # the stages read it from the context
     """
 
 
-STAGES = (machine, fetch, prepare, baseline, quantize, evaluate, benchmark, report, summary, experiment)
+STAGES = (
+    machine,
+    fetch,
+    prepare,
+    baseline,
+    quantize,
+    evaluate,
+    benchmark,
+    benchmark_cuda,
+    profile,
+    report,
+    summary,
+    recommend,
+    diff,
+    experiment,
+)
 for stage in STAGES:
     main.add_command(stage.command)

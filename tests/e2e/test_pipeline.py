@@ -17,7 +17,7 @@ from conftest import mini_study, write_images
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 RECIPES = ("fp32", "dynamic-int8")
-STAGES = ["machine", "fetch", "prepare", "baseline", "benchmark", "report"]
+STAGES = ["machine", "fetch", "prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "report"]
 STAGES += [f"{stage}@{recipe}" for stage in ("quantize", "evaluate") for recipe in RECIPES]
 
 
@@ -26,7 +26,16 @@ class Study:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("src", "dvc.yaml", "uv.lock", ".dvc/config", ".dvcignore", ".gitignore"):
+        for name in (
+            "src",
+            ".dvc/plots/interval.json",
+            "results/cuda/README.md",
+            "dvc.yaml",
+            "uv.lock",
+            ".dvc/config",
+            ".dvcignore",
+            ".gitignore",
+        ):
             source, target = REPOSITORY / name, root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
@@ -100,16 +109,20 @@ def test_the_commands_of_dvc_work_on_it(study: Study) -> None:
     assert study.run("dvc", "status") == (0, "Data and pipelines are up to date.\n")
     code, output = study.run("dvc", "metrics", "show", "--json")
     assert code == 0
-    assert json.loads(output)[""]["data"]["results/metrics.json"]["data"]["recipes"].keys() == {"fp32", "dynamic-int8"}
+    assert json.loads(output)[""]["data"]["results/summary.json"]["data"].keys() == {"fp32", "dynamic-int8"}
     code, output = study.run("dvc", "metrics", "diff")
     assert code == 0
-    assert "recipes.fp32.top1_pct" in output
+    assert "fp32.top1_pct" in output
     code, output = study.run("dvc", "plots", "show")
     assert code == 0
-    assert (study.root / "dvc_plots/index.html").is_file()
+    page = (study.root / "dvc_plots/index.html").read_text()
+    assert all(text in page for text in ("speed-up at the first batch size", "top-1 less fp32", "disagreement.png"))
     shutil.rmtree(study.root / "dvc_plots")
-    code, output = study.run("vitquant", "summary")
+    (study.root / "README.md").write_text("<!-- result -->\n<!-- /result -->\n")
+    code, output = study.run("vitquant", "summary", "--readme", "README.md")
     assert code == 0
+    assert "| dynamic-int8" in (study.root / "README.md").read_text()
+    (study.root / "README.md").unlink()
     assert "dynamic-int8" in output
     assert "results/report.md" in output
 
@@ -127,7 +140,7 @@ def test_the_template_reruns_only_the_report(study: Study) -> None:
 def test_a_recipe_reruns_its_own_stages_and_what_joins_them(study: Study) -> None:
     study.params["recipes"]["dynamic-int8"]["per_channel"] = True
     study.write_params()
-    assert study.repro() == ["quantize@dynamic-int8", "evaluate@dynamic-int8", "benchmark", "report"]
+    assert study.repro() == ["quantize@dynamic-int8", "evaluate@dynamic-int8", "benchmark", "profile", "report"]
 
 
 def test_a_clone_on_another_machine_measures_and_never_quotes(study: Study, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The report over results whose statistics are known beforehand."""
 
+import dataclasses
+import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,49 +16,20 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import accuracy
 from vitquant.params import Params
-from vitquant.report import build, metrics, tables
+from vitquant.report import build, metrics, prose, tables
 from vitquant.report.metrics import Inputs
-
-FP32_MS = [100.0, 110.0, 90.0, 105.0]
-
-
-@pytest.fixture
-def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
-    """FP32 is right on 20 of 24 images; INT8 loses two of those, gains none, and is 2.5 times as fast."""
-    labels = prepared.labels("val")
-    inputs = Inputs(prepared.path, tmp_path / "accuracy", tmp_path / "predictions", tmp_path / "benchmark.json")
-    for name, right in (("fp32", 20), ("dynamic-int8", 18)):
-        predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
-        logits = np.eye(6, dtype=np.float32)[predicted] + 0.5 * np.eye(6, dtype=np.float32)[labels]
-        summary = {"recipe": name, **accuracy.summarize(logits, labels), "device": "cpu", "details": {}}
-        accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
-    files.write_json(
-        inputs.benchmark,
-        {
-            "environment": {"cpu": "Abacus", "isa": ["beads"], "threads": 2, "git_commit": "0" * 40},
-            "recipes": {
-                "fp32": {
-                    "latency_ms": {"1": FP32_MS, "8": [8 * ms for ms in FP32_MS]},
-                    "memory_bytes": {"model": 100_000_000, "peak": 120_000_000},
-                    "size_bytes": 80_000_000,
-                },
-                "dynamic-int8": {
-                    "latency_ms": {"1": [ms / 2.5 for ms in FP32_MS], "8": [ms * 4 for ms in FP32_MS]},
-                    "memory_bytes": {"model": 50_000_000, "peak": 60_000_000},
-                    "size_bytes": 20_000_000,
-                },
-            },
-        },
-    )
-    return inputs
 
 
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def join(params: Params, inputs: Inputs) -> dict:
+    return metrics.join(params, inputs, metrics.read_logits(params, inputs.predictions))
+
+
 def test_the_metrics_follow_the_schema(params: Params, inputs: Inputs) -> None:
-    joined = metrics.join(params, inputs)
+    joined = join(params, inputs)
     assert joined["study"] == {
         "name": "mini",
         "model": "test_vit",
@@ -80,41 +54,36 @@ def test_the_metrics_follow_the_schema(params: Params, inputs: Inputs) -> None:
 
 
 def test_the_report_is_written(params: Params, inputs: Inputs, tmp_path: Path) -> None:
-    build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
+    build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "$" not in text
     assert "| dynamic-int8 |" in text
-    assert "2.50 × [2.50, 2.50] as fast at batch 1; 75.0 % smaller" in text
+    assert "`dynamic-int8` has 2.50 [2.50, 2.50] × the speed of `fp32` at batch 1 (faster;" in text
+    assert "ships 20.0 MB for 80.0 MB (75.0 % smaller)" in text
     linked = re.findall(r"!\[(.+)\]\((.+)\)", text)
-    assert len(linked) == 2
+    assert len(linked) == 9
     for description, file in linked:
         assert len(description) > 20
         with Image.open(tmp_path / file) as image:
             assert image.width >= 1000
         assert (tmp_path / file).with_suffix(".svg").read_text().startswith("<?xml")
-    assert files.read_json(tmp_path / "metrics.json") == metrics.join(params, inputs)
+    assert files.read_json(tmp_path / "metrics.json") == join(params, inputs)
 
 
 def test_the_report_says_where_accuracy_was_measured(params: Params, inputs: Inputs) -> None:
-    joined = metrics.join(params, inputs)
-    assert build._accuracy_device(joined) == "the CPU"
+    joined = join(params, inputs)
+    assert prose.accuracy_device(joined) == "the CPU"
     joined["recipes"]["fp32"]["accuracy_device"] = "cuda"
     joined["environment"]["gpu"] = "T4"
-    assert build._accuracy_device(joined) == "the GPU, T4 (`fp32`); the CPU (`dynamic-int8`)"
+    assert prose.accuracy_device(joined) == "the GPU, T4 (`fp32`); the CPU (`dynamic-int8`)"
 
 
 def test_the_same_results_give_the_same_files(params: Params, inputs: Inputs, tmp_path: Path) -> None:
     for name in ("one", "two"):
         folder = tmp_path / name
-        build.report(params, inputs, folder / "metrics.json", folder / "report.md", folder / "figures")
+        build.report(params, inputs, folder)
     for file in (path for path in (tmp_path / "one").rglob("*") if path.is_file()):
         assert (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes() == file.read_bytes()
-
-
-def test_a_difference_within_its_interval_is_no_loss(params: Params, inputs: Inputs) -> None:
-    recipe = metrics.join(params, inputs)["recipes"]["dynamic-int8"]
-    for interval, words in (([-4.0, 0.5], "not distinguishable"), ([-4.0, -0.5], "a loss"), ([0.5, 2.0], "a gain")):
-        assert words in build._answer("r", recipe | {"top1_delta_ci95_pp": interval})
 
 
 def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inputs: Inputs, tmp_path: Path) -> None:
@@ -122,36 +91,41 @@ def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inpu
     accuracy.write_unavailable("dynamic-int8", "no VNNI", *files_of)
     recipes = files.read_json(inputs.benchmark)["recipes"]
     change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "no VNNI"}})
-    joined = metrics.join(params, inputs)
+    joined = join(params, inputs)
     assert joined["recipes"]["dynamic-int8"] == {"unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"}}
     assert "`dynamic-int8`, benchmark: no VNNI" in tables.unavailable(joined)
-    build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
-    assert "`dynamic-int8`: could not be measured here" in (tmp_path / "report.md").read_text()
+    build.report(params, inputs, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "`dynamic-int8` was not timed: see below" in text
+    assert "- `dynamic-int8`, benchmark: no VNNI" in text
 
 
 def test_speed_without_accuracy_and_accuracy_without_speed(params: Params, inputs: Inputs, tmp_path: Path) -> None:
     recipes = files.read_json(inputs.benchmark)["recipes"]
     change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "killed"}})
-    build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
-    answer = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("- `dyn"))
-    assert "top-1 -8.33 pp" in answer
-    assert "fast" not in answer
+    build.report(params, inputs, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "**Accuracy:** `dynamic-int8` differs in top-1 by -8.33 [" in text
+    assert "**Speed:** `dynamic-int8` was not timed: see below." in text
 
 
 def test_results_that_are_missing_or_broken(params: Params, inputs: Inputs) -> None:
     (inputs.predictions / "fp32.npz").write_bytes(b"half")
     with pytest.raises(VitquantError, match=r"fp32.npz cannot be read .*dvc repro"):
-        metrics.join(params, inputs)
+        join(params, inputs)
+
+
+def test_a_missing_benchmark(params: Params, inputs: Inputs) -> None:
     inputs.benchmark.unlink()
     with pytest.raises(VitquantError, match=r"benchmark.json is missing"):
-        metrics.join(params, inputs)
+        join(params, inputs)
 
 
 def test_a_baseline_that_could_not_be_measured_is_an_error(params: Params, inputs: Inputs) -> None:
     recipes = files.read_json(inputs.benchmark)["recipes"]
     change(inputs.benchmark, recipes=recipes | {"fp32": {"unavailable": "killed"}})
     with pytest.raises(VitquantError, match="fp32, .*, could not be benchmarked: killed"):
-        metrics.join(params, inputs)
+        join(params, inputs)
 
 
 def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs, tmp_path: Path) -> None:
@@ -159,8 +133,131 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
         accuracy.write_unavailable(
             name, "untrained head", inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"
         )
-    build.report(params, inputs, tmp_path / "metrics.json", tmp_path / "report.md", tmp_path / "figures")
+    build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "`fp32`, accuracy: untrained head" in text
-    assert "- `dynamic-int8`: 2.50 × [2.50, 2.50] as fast at batch 1; 75.0 % smaller." in text
+    assert "**Use** no recipe on the strength of this study: accuracy was not measured" in text
+    assert "`dynamic-int8` has 2.50 [2.50, 2.50] × the speed" in text
     assert files.read_json(tmp_path / "metrics.json")["recipes"]["fp32"]["size_mb"] == 80.0
+
+
+def test_a_single_recipe(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    alone = params.model_copy(update={"recipes": {"fp32": params.recipes["fp32"]}})
+    build.report(alone, inputs, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "- The study has no quantized recipe" in text
+    assert "dynamic-int8, batch" not in text
+    assert files.read_json(tmp_path / "details.json") == {"per_class": {}, "disagreement": {}}
+
+
+def test_two_classes_have_no_top5(params: Params, inputs: Inputs, prepared, tmp_path: Path) -> None:
+    """The same images as two classes."""
+    data = tmp_path / "two"
+    data.mkdir()
+    for file in prepared.path.iterdir():
+        (data / file.name).write_bytes(file.read_bytes())
+    labels = prepared.labels("val") % 2
+    np.save(data / "val_labels.npy", labels)
+    files.write_json(data / "classes.json", ["even", "odd"])
+    for name, right in (("fp32", 20), ("dynamic-int8", 18)):
+        logits = np.eye(2, dtype=np.float32)[np.where(np.arange(24) < right, labels, 1 - labels)]
+        summary = {"recipe": name, **accuracy.summarize(logits, labels), "device": "cpu", "details": {}}
+        accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
+    build.report(params, dataclasses.replace(inputs, data=data), tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "- `fp32`, top5: top-5 of 2 classes is always 100 %" in text
+    assert "| top-5 % |" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| top-5, difference"))
+    assert "**not measured here**" in row
+    assert "always 100 %" in row
+
+
+def test_machines_that_are_mixed_are_refused(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    environment = files.read_json(inputs.benchmark)["environment"]
+    files.write_json(inputs.profile, {"environment": environment | {"host": "cellar"}, "recipes": {}})
+    with pytest.raises(VitquantError) as error:
+        build.report(params, inputs, tmp_path)
+    message = f"{inputs.benchmark} and {inputs.profile} were measured on different machines (host: attic, cellar)"
+    assert str(error.value) == f"{message}: run `dvc repro`"
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_accuracy_of_another_machine_is_refused(params: Params, inputs: Inputs) -> None:
+    file = inputs.accuracy / "fp32.json"
+    change(file, environment={"host": "attic", "cpu": "Slide rule"})
+    with pytest.raises(VitquantError, match=r"benchmark.json and .*fp32.json were measured on different machines"):
+        join(params, inputs)
+
+
+def test_artifacts_of_two_commits_are_refused(params: Params, inputs: Inputs) -> None:
+    file = inputs.accuracy / "dynamic-int8.json"
+    change(file, artifact_sha256="1" * 64)
+    recipes = files.read_json(inputs.benchmark)["recipes"]
+    recipes["dynamic-int8"]["artifact_sha256"] = "2" * 64
+    change(inputs.benchmark, recipes=recipes)
+    with pytest.raises(VitquantError, match="are of different artifacts of dynamic-int8") as error:
+        join(params, inputs)
+    assert str(file) in str(error.value)
+    assert str(inputs.benchmark) in str(error.value)
+
+
+def test_predictions_of_another_run_are_refused(params: Params, inputs: Inputs) -> None:
+    file = inputs.accuracy / "fp32.json"
+    change(file, top1_pct=50.0)
+    with pytest.raises(VitquantError, match=r"says top-1 is 50.0 %, .*fp32.npz gives 83.33 %: .*different runs"):
+        join(params, inputs)
+
+
+def test_predictions_of_other_data_are_refused(params: Params, inputs: Inputs) -> None:
+    with (inputs.predictions / "fp32.npz").open("wb") as file:
+        np.savez(file, logits=np.zeros((7, 6), np.float32))
+    with pytest.raises(VitquantError, match=r"shape \(7, 6\), the prepared data has 24 images of 6 classes"):
+        join(params, inputs)
+
+
+def test_names_that_would_break_markdown_or_html_are_shown_as_they_are(
+    params: Params, inputs: Inputs, prepared: Prepared, tmp_path: Path
+) -> None:
+    name = "<script>alert(1)</script> | `x` *y* $z$ [a](b) & c"
+    environment = files.read_json(inputs.benchmark)["environment"]
+    change(inputs.benchmark, environment=environment | {"cpu": name})
+    data = tmp_path / "data"
+    shutil.copytree(prepared.path, data)
+    files.write_json(data / "classes.json", [f"{name}{index}" for index in range(6)])
+    inputs = dataclasses.replace(inputs, data=data)
+    build.report(params.model_copy(update={"study": name}), inputs, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    shown = html.escape(name)
+    assert f"<title>{shown}: FP32 against INT8</title>" in page
+    assert f">{shown}: FP32 against INT8</h1>" in page
+    assert f">{shown}</td>" in page
+    assert re.search(rf"<td[^>]*>{re.escape(shown)}\d</td>", page)
+    assert "<script" not in page
+
+
+def test_the_summary_that_dvc_compares_is_small(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    build.report(params, inputs, tmp_path)
+    assert files.read_json(tmp_path / "summary.json") == {
+        "fp32": {"top1_pct": 83.33, "size_mb": 80.0},
+        "dynamic-int8": {"top1_pct": 75.0, "speedup_b1_x": 2.5, "size_mb": 20.0},
+    }
+
+
+def test_details_name_the_worst_classes_and_the_images(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    """INT8 loses images 18 and 19 of 24; their classes are the worst, and they are the images that moved."""
+    build.report(params, inputs, tmp_path)
+    found = files.read_json(tmp_path / "details.json")
+    classes = found["per_class"]["dynamic-int8"]
+    assert sum(row["images"] for row in classes) == 24
+    assert classes[0]["top1_delta_pp"] < 0
+    assert [row["row"] for row in found["disagreement"]["dynamic-int8"][:2]] == [18, 19]
+    assert found["disagreement"]["dynamic-int8"][0]["fp32"] == found["disagreement"]["dynamic-int8"][0]["class"]
+    assert len(found["disagreement"]["dynamic-int8"]) == 12
+
+
+def test_the_plots_of_dvc_have_the_intervals(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    build.report(params, inputs, tmp_path)
+    speedup = files.read_json(tmp_path / "plots/speedup.json")
+    assert speedup == [{"recipe": "dynamic-int8", "value": 2.5, "low": 2.5, "high": 2.5}]
+    accuracy_difference = files.read_json(tmp_path / "plots/accuracy.json")
+    assert [row["value"] for row in accuracy_difference] == [-8.33]

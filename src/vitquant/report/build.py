@@ -1,73 +1,115 @@
-"""The report: metrics.json, figures, and report.md from template.md."""
+"""The report: metrics.json and its neighbours, the figures, report.md from template.md, and report.html from that."""
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vitquant import files
+from vitquant.data.prepared import Prepared
 from vitquant.params import Params
-from vitquant.report import figures, metrics, tables
+from vitquant.report import answer, claims, details, figures, gpu, metrics, page, prose, tables
+from vitquant.report.consistency import check_machines
+from vitquant.report.text import code, escape
 
-STYLE = "github"
+
+@dataclass(frozen=True)
+class Content:
+    """All that the report is made of."""
+
+    metrics: dict[str, Any]
+    benchmark: dict[str, Any]
+    details: dict[str, Any]
+    profile: dict[str, Any]
+    cuda: dict[str, Any]
+    images: NDArray[np.uint8] | None
+    """Of the validation split, (N, H, W, 3)."""
+    crop: int | None
+    """Their side, pixels."""
 
 
-def report(params: Params, inputs: metrics.Inputs, metrics_file: Path, out: Path, figures_folder: Path) -> None:
-    """Join the results in `inputs` and write metrics.json, the figures and the Markdown report."""
-    joined = metrics.join(params, inputs)
-    figures.draw(joined, files.read_json(inputs.benchmark), figures_folder)
-    files.write_json(metrics_file, joined)
+def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
+    """Join the results in `inputs` and write metrics.json, summary.json, details.json, plots/, report.md,
+    report.html and figures/ into the folder `out`.
+
+    Raises:
+        VitquantError: a result is missing or unreadable, or results do not belong together.
+    """
+    prepared = Prepared(inputs.data)
+    logits = metrics.read_logits(params, inputs.predictions)
+    joined = metrics.join(params, inputs, logits)
+    profile = files.read_json(inputs.profile) if inputs.profile.exists() else {}
+    benchmark = files.read_json(inputs.benchmark)
+    check_machines({inputs.benchmark: benchmark["environment"], inputs.profile: profile.get("environment", {})})
+    found = details.details(logits, prepared, answer.marked(joined), params.report)
+    files.write_json(out / "metrics.json", joined)
+    files.write_json(out / "summary.json", metrics.summary(joined))
+    files.write_json(out / "details.json", found)
+    with files.atomic(out / "plots") as partial:
+        for name, rows in metrics.plots(joined).items():
+            files.write_json(partial / f"{name}.json", rows)
+    images = prepared.images("val")
+    content = Content(joined, benchmark, found, profile, gpu.read(inputs.cuda), images, prepared.geometry.crop)
+    write(params, content, out)
+
+
+def write(params: Params, content: Content, out: Path) -> None:
+    """Draw the figures and write report.md and report.html into the folder `out`."""
+    drawn = figures.draw(
+        content.metrics, content.benchmark, content.details, content.profile, content.images,
+        answer.marked(content.metrics), out / "figures",
+    )  # fmt: skip
     template = Template(resources.files("vitquant.report").joinpath("template.md").read_text("utf-8"))
-    with files.atomic(out) as partial:
-        partial.write_text(template.substitute(_values(params, joined)), "utf-8")
+    markdown = template.substitute(_values(params, content, drawn))
+    with files.atomic(out / "report.md") as partial:
+        partial.write_text(markdown, "utf-8")
+    with files.atomic(out / "report.html") as partial:
+        partial.write_text(page.page(markdown, out), "utf-8")
 
 
-def _values(params: Params, joined: dict[str, Any]) -> dict[str, Any]:
+def _values(params: Params, content: Content, drawn: list[figures.Drawn]) -> dict[str, Any]:
+    joined = content.metrics
+    study, environment = joined["study"], joined["environment"]
+    commit = str(environment.get("git_commit", "unknown"))
+    findings = claims.audit(joined, content.cuda, content.crop)
     missing = tables.unavailable(joined)
     return {
-        **{key: joined["study"][key] for key in ("model", "data", "eval_images", "classes")},
-        "study": params.study,
-        "cpu": joined["environment"]["cpu"],
-        "threads": joined["environment"]["threads"],
-        "git_commit": joined["environment"].get("git_commit", "unknown"),
-        "accuracy_device": _accuracy_device(joined),
-        "answer": "\n".join(_answer(name, recipe) for name, recipe in joined["recipes"].items() if name != "fp32"),
-        "summary_table": tables.summary(joined, STYLE),
-        "unavailable": f"Not measured:\n\n{missing}\n" if missing else "",
-        "accuracy_table": tables.accuracy(joined, STYLE),
-        "latency_table": tables.latency(joined, STYLE),
-        "memory_table": tables.memory(joined, STYLE),
-        "environment_table": tables.environment(joined, STYLE),
+        "title": escape(params.study),
+        "study": f"{code(study['model'])} on {escape(study['data'])}: {study['eval_images']:,} validation images, "
+        f"{study['classes']} classes, on {escape(environment['cpu'])}.",
+        "answer": answer.answer(joined, content.cuda),
+        "summary_table": tables.summary(joined, marked=answer.recommended(joined)),
+        "unavailable": f"Not measured:\n\n{missing}" if missing else "",
+        "where": f"{code(study['model'])} on {escape(study['data'])}, on the CPU, {escape(environment['cpu'])}, "
+        f"unless a row says otherwise",
+        "verdicts": claims.count(findings),
+        "claims_table": tables.claims(findings),
+        "figures": prose.figures(drawn, study["data"]),
+        "gpu": gpu.section(content.cuda),
+        "recipes_table": prose.recipes(params),
+        "accuracy_table": tables.accuracy(joined),
+        "classes": prose.classes(content.details),
+        "latency_table": tables.latency(joined),
+        "memory_table": tables.memory(joined),
+        "cpu": escape(environment["cpu"]),
+        "threads": environment["threads"],
+        "accuracy_device": prose.accuracy_device(joined),
+        "environment_table": tables.environment(environment),
         "evaluate_batch": params.evaluate.batch_size,
-        "resamples": params.report.resamples,
+        "resamples": f"{params.report.resamples:,}",
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
+        "first_batch": tables.batch_sizes(joined)[0],
+        "budget": answer.BUDGET,
+        "widest_change": f"{claims.WIDEST_CHANGE:g}",
+        "widest_difference": f"{claims.WIDEST_DIFFERENCE:g}",
+        "widest_accuracy": f"{claims.WIDEST_ACCURACY:g}",
+        "exact": f"{claims.EXACT:g}",
+        "steady": f"{claims.STEADY_CV:g}",
+        "checkout": commit.partition("+")[0],
+        "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",
+        "limits": prose.limits(joined),
     }
-
-
-def _accuracy_device(joined: dict[str, Any]) -> str:
-    """Where the recipes' accuracy was measured, in words."""
-    names = {"cpu": "the CPU", "cuda": f"the GPU, {joined['environment'].get('gpu', 'unknown')}"}
-    devices: dict[str, list[str]] = {}
-    for name, recipe in joined["recipes"].items():
-        if "accuracy_device" in recipe:
-            devices.setdefault(recipe["accuracy_device"], []).append(f"`{name}`")
-    if len(devices) == 1:
-        return names[next(iter(devices))]
-    return "; ".join(f"{names[device]} ({', '.join(recipes)})" for device, recipes in devices.items()) or "no device"
-
-
-def _answer(name: str, recipe: dict[str, Any]) -> str:
-    """A recipe's result in one sentence, which follows from the numbers and their intervals."""
-    parts = []
-    if "top1_delta_pp" in recipe:
-        low, high = recipe["top1_delta_ci95_pp"]
-        certain = "a loss" if high < 0 else "a gain" if low > 0 else "not distinguishable from none"
-        parts.append(f"top-1 {recipe['top1_delta_pp']:+.2f} pp [{low:+.2f}, {high:+.2f}], {certain}")
-    sizes = [key for key in recipe if key.startswith("speedup_b") and key.endswith("_x") and "ci95" not in key]
-    for key in sizes[:1]:
-        batch = key.split("_")[1][1:]
-        low, high = recipe[f"speedup_b{batch}_ci95_x"]
-        parts.append(f"{recipe[key]:.2f} × [{low:.2f}, {high:.2f}] as fast at batch {batch}")
-    if "size_reduction_pct" in recipe:
-        parts.append(f"{recipe['size_reduction_pct']:.1f} % smaller")
-    return f"- `{name}`: " + ("; ".join(parts) or "could not be measured here") + "."

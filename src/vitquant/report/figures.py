@@ -1,58 +1,138 @@
-"""The report's figures: one style, colour-blind safe (Okabe & Ito 2008), legible at README size, PNG and SVG."""
+"""The report's figures, PNG and SVG; the first four are drawn here."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from vitquant import files
+from vitquant.report import figures_detail, style, tables
+from vitquant.report.style import BLUE, GREY, ORANGE, PAPER, WIDTH
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#666666"
-WIDTH = 8.0  # inches
-STYLE: Any = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "figure.dpi": 150,
-    "savefig.facecolor": "white",
-    "svg.hashsalt": "vitquant",  # the same figure gives the same file
+STEPS = {  # each recipe adds to the one before; docs/vitquant-int8.md has the smaller steps
+    "fp32": "PyTorch eager",
+    "dynamic-int8-per-channel": "INT8 linear layers",
+    "dynamic-int8-smooth": "smoothing, GPTQ, the class token in two parts",
+    "vitquant-int8": "per-token scales, fused kernels",
 }
 
 
-def draw(metrics: dict[str, Any], benchmark: dict[str, Any], destination: Path) -> None:
-    """Write every figure below `destination`, which is replaced whole."""
-    with files.atomic(destination) as partial, mpl.rc_context(STYLE):
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was written: its file's stem, and what it shows, as text."""
+
+    name: str
+    description: str
+
+
+def draw(
+    metrics: dict[str, Any],
+    benchmark: dict[str, Any],
+    details: dict[str, Any],
+    profile: dict[str, Any],
+    images: NDArray[np.uint8] | None,
+    marked: Sequence[str],
+    destination: Path,
+) -> list[Drawn]:
+    """Write every figure below `destination`, which is replaced whole, as PNG and SVG.
+
+    One that there is nothing to draw for says so, so that every study has the same files.
+
+    Args:
+        images: of the validation split, for the contact sheet.
+        marked: the recipes to set off in colour.
+    """
+    drawn = []
+    with files.atomic(destination) as partial, mpl.rc_context(style.STYLE):
         partial.mkdir()
-        for name, figure in (
-            ("accuracy_difference", _accuracy_difference(metrics)),
-            ("latency", _latency(benchmark)),
-        ):
+        for name, description, figure in _figures(metrics, benchmark, details, profile, images, marked):
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the layout is done, and is the same in both formats
             figure.savefig(partial / f"{name}.png")
             figure.savefig(partial / f"{name}.svg", metadata={"Date": None})
+            drawn.append(Drawn(name, description))
+    return drawn
+
+
+def _figures(
+    metrics: dict[str, Any],
+    benchmark: dict[str, Any],
+    details: dict[str, Any],
+    profile: dict[str, Any],
+    images: NDArray[np.uint8] | None,
+    marked: Sequence[str],
+) -> Iterator[tuple[str, str, Figure]]:
+    yield (
+        "accuracy_difference",
+        "Difference in top-1 to FP32 for each recipe, in percentage points, with 95 % intervals",
+        _accuracy_difference(metrics),
+    )
+    yield (
+        "latency",
+        "Latency of each recipe at each batch size, in milliseconds: every timed pass, quartiles and median",
+        _latency(benchmark),
+    )
+    yield (
+        "tradeoff",
+        "Latency of each recipe against its difference in top-1 to FP32, with 95 % intervals; "
+        "blue where no recipe is better at both",
+        _tradeoff(metrics),
+    )
+    yield "waterfall", "Milliseconds per image, step by step from FP32 to vitquant-int8", _waterfall(metrics)
+    yield (
+        "throughput",
+        "Images per second of each recipe against the batch size",
+        figures_detail.throughput(metrics, marked),
+    )
+    yield (
+        "footprint",
+        "Size on disk and peak memory of each recipe, in MB, beside the seed report's reductions of 74.4 % and 63.2 %",
+        figures_detail.footprint(metrics),
+    )
+    yield (
+        "operations",
+        "Where the time goes: milliseconds per image in linear layers, attention, GELU and norms, and the rest",
+        figures_detail.operations(profile),
+    )
+    yield (
+        "per_class",
+        "Difference in top-1 to FP32 class by class, in percentage points, with 95 % intervals, the worst first",
+        figures_detail.per_class(details),
+    )
+    compared = next(iter(details.get("disagreement", {})), "a quantized recipe")
+    yield (
+        "disagreement",
+        f"The images on which FP32 and {compared} disagree most, with both predictions and their "
+        "probabilities; orange where the class differs",
+        figures_detail.contact_sheet(details, images),
+    )
 
 
 def _accuracy_difference(metrics: dict[str, Any]) -> Figure:
     """Top-1 of every recipe less FP32's, over the same images, with its interval."""
     rows = [(name, recipe) for name, recipe in metrics["recipes"].items() if "top1_delta_pp" in recipe]
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.45 * max(1, len(rows))), layout="constrained")
-    axes = figure.subplots()
     if not rows:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "accuracy was not measured in this study", ha="center", va="center")
-        return figure
+        return style.note("no recipe's accuracy was measured beside FP32's in this study")
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
     for row, (_, recipe) in enumerate(rows):
         value, (low, high) = recipe["top1_delta_pp"], recipe["top1_delta_ci95_pp"]
         axes.plot([low, high], [row, row], color=BLUE, linewidth=3, solid_capstyle="round")
         axes.plot(value, row, "o", color=BLUE, markersize=9)
-        axes.annotate(f"{value:+.2f}", (value, row), xytext=(0, 9), textcoords="offset points", ha="center")
+        axes.annotate(
+            f"{value:+.2f}", (value, row), xytext=(0, 9), textcoords="offset points", ha="center",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel("difference in top-1 to FP32, percentage points (95 % interval)")
-    axes.set_title(f"Accuracy, {metrics['study']['eval_images']} validation images", loc="left")
+    axes.set_title(f"Accuracy, {metrics['study']['eval_images']:,} validation images", loc="left")
     return figure
 
 
@@ -60,7 +140,7 @@ def _latency(benchmark: dict[str, Any]) -> Figure:
     """Every timed pass as a dot, and the quartiles as a box; a panel per batch size."""
     recipes = {name: recipe["latency_ms"] for name, recipe in benchmark["recipes"].items() if "latency_ms" in recipe}
     sizes = list(recipes["fp32"])
-    figure = Figure(figsize=(WIDTH, 1.0 + (0.6 + 0.4 * len(recipes)) * len(sizes)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.0 + (0.6 + 0.3 * len(recipes)) * len(sizes)), layout="constrained")
     panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]
     jitter = np.random.default_rng(0)
     for axes, size in zip(panels, sizes, strict=True):
@@ -85,3 +165,97 @@ def _latency(benchmark: dict[str, Any]) -> Figure:
         axes.set_title(f"Batch {size}", loc="left")
     panels[-1].set_xlabel("latency, milliseconds per batch (dots: passes; box: quartiles; blue: median)")
     return figure
+
+
+def _tradeoff(metrics: dict[str, Any]) -> Figure:
+    """Latency at the middle batch size against the difference in top-1, a point and two intervals per recipe.
+
+    Names stand in a column beside the axes, in the points' order of height, so that none covers another.
+    """
+    sizes = tables.batch_sizes(metrics)
+    size = sizes[len(sizes) // 2]
+    points = _points(metrics, size)
+    figure = Figure(figsize=(WIDTH, max(4.5, 1.2 + 0.3 * len(points))), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    best = {name for name, (x, _, y, _) in points.items() if not any(_dominates(p, (x, y)) for p in points.values())}
+    for name, (x, x_interval, y, y_interval) in points.items():
+        color, marker = (BLUE, "o") if name in best else (ORANGE, "s")
+        axes.plot(x_interval, [y, y], color=color, linewidth=1.5, alpha=0.7)
+        axes.plot([x, x], y_interval, color=color, linewidth=1.5, alpha=0.7)
+        axes.plot(x, y, marker, color=color, markersize=8, markeredgecolor=PAPER)
+    axes.set_xlim(left=0)
+    low, high = axes.get_ylim()
+    names = sorted(points, key=lambda name: (points[name][2], points[name][0]))
+    heights = style.spread(
+        [(points[name][2] - low) / (high - low) for name in names], min(0.06, 1 / max(1, len(names)))
+    )
+    for name, height in zip(names, heights, strict=True):
+        axes.annotate(
+            name, points[name][::2], (1.06, height), textcoords="axes fraction", va="center", annotation_clip=False,
+            color=BLUE if name in best else ORANGE,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
+        )  # fmt: skip
+    axes.set_xlabel(f"latency, milliseconds per batch of {size}")
+    axes.set_ylabel("difference in top-1 to FP32, pp")
+    axes.set_title("Faster is left, more accurate is up; blue: no recipe is better at both", loc="left")
+    return figure
+
+
+def _waterfall(metrics: dict[str, Any]) -> Figure:
+    """Milliseconds per image at the middle batch size, step by step from FP32 to `vitquant-int8`.
+
+    The bars' ends are FP32's median over the paired speed-ups.
+    """
+    sizes = tables.batch_sizes(metrics)
+    size = sizes[len(sizes) // 2]
+    recipes = metrics["recipes"]
+    fp32 = recipes["fp32"][f"latency_b{size}_ms_p50"] / size
+    speedups = {"fp32": 1.0} | {
+        name: recipes[name][f"speedup_b{size}_x"]
+        for name in STEPS
+        if name in recipes and f"speedup_b{size}_x" in recipes[name]
+    }
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.62 * len(speedups)), layout="constrained")
+    axes = figure.subplots()
+    before = 0.0
+    for row, (name, speedup) in enumerate(speedups.items()):
+        time = fp32 / speedup
+        color = GREY if name == "fp32" else BLUE if time <= before else ORANGE
+        axes.barh(row, time - before, left=before, color=color, height=0.55)
+        change = "" if name == "fp32" else f" ({time - before:+.1f}; {speedup:.2f} ×)"
+        axes.annotate(f"{time:.1f} ms{change}", (max(time, before), row), xytext=(6, 0), textcoords="offset points",
+                      va="center")  # fmt: skip
+        if row:
+            axes.plot([before, before], [row - 1, row], color=GREY, linewidth=0.8, linestyle=":")
+        before = time
+    axes.set_yticks(range(len(speedups)), [f"{name}\n{STEPS[name]}" for name in speedups], fontsize=9)
+    axes.set_ylim(len(speedups) - 0.5, -0.5)
+    axes.set_xlim(0, 1.85 * fp32)
+    axes.set_xlabel(f"milliseconds per image at batch {size}")
+    axes.set_title("Blue takes off, orange adds; ×: the speed-up so far", loc="left")
+    return figure
+
+
+Point = tuple[float, list[float], float, list[float]]
+
+
+def _points(metrics: dict[str, Any], size: int) -> dict[str, Point]:
+    """Latency, its interval, the difference in top-1 and its interval, of the recipes that have both.
+
+    Latency is FP32's median over the paired speed-up: what is slow in some rounds and fast in others cancels.
+    """
+    fp32 = metrics["recipes"]["fp32"][f"latency_b{size}_ms_p50"]
+    points: dict[str, Point] = {"fp32": (fp32, [fp32, fp32], 0.0, [0.0, 0.0])}
+    for name, recipe in metrics["recipes"].items():
+        if "top1_delta_pp" in recipe and f"speedup_b{size}_x" in recipe:
+            interval = [fp32 / ratio for ratio in recipe[f"speedup_b{size}_ci95_x"]]
+            difference = recipe["top1_delta_pp"], recipe["top1_delta_ci95_pp"]
+            points[name] = (fp32 / recipe[f"speedup_b{size}_x"], interval, *difference)
+    return points
+
+
+def _dominates(point: Point, other: tuple[float, float]) -> bool:
+    """Whether `point` is as good as `other`, (latency, difference), at both and better at one."""
+    x, _, y, _ = point
+    return x <= other[0] and y >= other[1] and (x, y) != other

@@ -1,83 +1,117 @@
-"""The report's tables, from metrics.json alone."""
+"""The tables of the report, from what metrics.json and its neighbours hold."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
+from vitquant.report.text import MISSING, code, escape, estimate, value
+
 Row = dict[str, str]
-MISSING = "–"
+MARKDOWN = "pipe"
 
 
-def summary(metrics: dict[str, Any], style: str) -> str:
-    """One row per recipe: what it gains and what it costs. `style` is a tabulate format."""
-    return _table([_summary_row(name, recipe, batch_sizes(metrics)) for name, recipe in _recipes(metrics)], style)
+def summary(metrics: dict[str, Any], style: str = MARKDOWN, marked: str | None = None) -> str:
+    """One row per recipe: what it gains and what it costs.
+
+    Args:
+        style: a tabulate format; names are escaped in Markdown's.
+        marked: the recipe to set in bold.
+    """
+    sizes = batch_sizes(metrics)
+    rows = [_summary_row(name, recipe, sizes) for name, recipe in metrics["recipes"].items()]
+    for row in rows:
+        if style == MARKDOWN:
+            bold = "**" if row["recipe"] == marked else ""
+            row["recipe"] = f"{bold}{escape(row['recipe'])}{bold}"
+    return table(rows, style)
 
 
-def accuracy(metrics: dict[str, Any], style: str) -> str:
+def accuracy(metrics: dict[str, Any]) -> str:
     """Top-1 and top-5 with their intervals, and the paired difference to FP32."""
-    rows = [
+    return table(
         {
-            "recipe": name,
-            "top-1 %": _with_interval(recipe, "top1_pct", "top1_ci95_pct", ".2f"),
-            "top-5 %": _with_interval(recipe, "top5_pct", "top5_ci95_pct", ".2f"),
-            "Δ top-1, pp": _with_interval(recipe, "top1_delta_pp", "top1_delta_ci95_pp", "+.2f"),
-            "Δ top-5, pp": _with_interval(recipe, "top5_delta_pp", "top5_delta_ci95_pp", "+.2f"),
-            "McNemar p": _value(recipe, "mcnemar_p", ".4f"),
-            "agreement %": _value(recipe, "agreement_pct", ".2f"),
+            "recipe": escape(name),
+            "top-1 %": estimate(recipe, "top1_pct", ".2f"),
+            "top-5 %": estimate(recipe, "top5_pct", ".2f"),
+            "Δ top-1, pp": estimate(recipe, "top1_delta_pp", "+.2f"),
+            "Δ top-5, pp": estimate(recipe, "top5_delta_pp", "+.2f"),
+            "McNemar p": value(recipe, "mcnemar_p", ".4f"),
+            "agreement %": value(recipe, "agreement_pct", ".2f"),
         }
-        for name, recipe in _recipes(metrics)
-    ]
-    return _table(rows, style)
+        for name, recipe in metrics["recipes"].items()
+    )
 
 
-def latency(metrics: dict[str, Any], style: str) -> str:
-    """A row per batch size and recipe: the distribution, the speed-up with its interval, the throughput."""
-    rows = [
+def latency(metrics: dict[str, Any]) -> str:
+    """A table per batch size: the distribution, the speed-ups with their intervals, the throughput."""
+    return "\n\n".join(f"Batch {size}:\n\n{_latency(metrics, size)}" for size in batch_sizes(metrics))
+
+
+def _latency(metrics: dict[str, Any], size: int) -> str:
+    return table(
         {
-            "batch": str(size),
-            "recipe": name,
-            "p50 ms": _value(recipe, f"latency_b{size}_ms_p50", ".1f"),
-            "p90 ms": _value(recipe, f"latency_b{size}_ms_p90", ".1f"),
-            "p99 ms": _value(recipe, f"latency_b{size}_ms_p99", ".1f"),
-            "CV %": _value(recipe, f"latency_b{size}_cv_pct", ".1f"),
-            "speed-up ×": _with_interval(recipe, f"speedup_b{size}_x", f"speedup_b{size}_ci95_x", ".2f"),
-            "images/s": _value(recipe, f"throughput_b{size}_img_s", ".1f"),
+            "recipe": escape(name),
+            "mean ms": estimate(recipe, f"latency_b{size}_mean_ms", ".1f"),
+            "p50 ms": value(recipe, f"latency_b{size}_ms_p50", ".1f"),
+            "p90 ms": value(recipe, f"latency_b{size}_ms_p90", ".1f"),
+            "p99 ms": value(recipe, f"latency_b{size}_ms_p99", ".1f"),
+            "CV %": value(recipe, f"latency_b{size}_cv_pct", ".1f"),
+            "speed-up ×": estimate(recipe, f"speedup_b{size}_x", ".2f"),
+            "× compiled BF16": estimate(recipe, f"vs_bf16_compiled_b{size}_x", ".2f"),
+            "images/s": value(recipe, f"throughput_b{size}_img_s", ".1f"),
         }
-        for size in batch_sizes(metrics)
-        for name, recipe in _recipes(metrics)
-    ]
-    return _table(rows, style)
+        for name, recipe in metrics["recipes"].items()
+    )
 
 
-def memory(metrics: dict[str, Any], style: str) -> str:
+def memory(metrics: dict[str, Any]) -> str:
     """Memory and size."""
-    rows = [
+    return table(
         {
-            "recipe": name,
-            "memory after inference, MB": _value(recipe, "memory_model_mb", ".1f"),
-            "peak memory, MB": _value(recipe, "memory_peak_mb", ".1f"),
-            "size, MB": _value(recipe, "size_mb", ".2f"),
-            "size reduction %": _value(recipe, "size_reduction_pct", ".1f"),
+            "recipe": escape(name),
+            "memory after inference, MB": value(recipe, "memory_model_mb", ".1f"),
+            "peak memory, MB": value(recipe, "memory_peak_mb", ".1f"),
+            "size, MB": value(recipe, "size_mb", ".2f"),
+            "size reduction %": value(recipe, "size_reduction_pct", ".1f"),
         }
-        for name, recipe in _recipes(metrics)
-    ]
-    return _table(rows, style)
+        for name, recipe in metrics["recipes"].items()
+    )
 
 
-def environment(metrics: dict[str, Any], style: str) -> str:
+def environment(values: dict[str, Any]) -> str:
     """The machine and the software."""
-    rows = [
-        {"": key, "value": ", ".join(value) if isinstance(value, list) else str(value)}
-        for key, value in metrics["environment"].items()
-    ]
-    return _table(rows, style)
+    return table(
+        (
+            {"what": escape(key), "value": escape(", ".join(map(str, value)) if isinstance(value, list) else value)}
+            for key, value in values.items()
+        ),
+        text_columns=2,
+    )
+
+
+def claims(findings: Sequence[Any]) -> str:
+    """The audit of the seed report, from `claims.audit`."""
+    return table(
+        (
+            {
+                "claim": finding.claim,
+                "claimed": finding.claimed,
+                "measured here": finding.measured,
+                "verdict": f"**{finding.verdict}**",
+                "why": finding.reason,
+            }
+            for finding in findings
+        ),
+        text_columns=5,
+    )
 
 
 def unavailable(metrics: dict[str, Any]) -> str:
     """A line for everything that could not be measured, or the empty string."""
     return "\n".join(
-        f"- `{name}`, {what}: {reason}"
-        for name, recipe in _recipes(metrics)
+        f"- {code(name)}, {what}: {escape(reason)}"
+        for name, recipe in metrics["recipes"].items()
         for what, reason in recipe.get("unavailable", {}).items()
     )
 
@@ -88,45 +122,30 @@ def batch_sizes(metrics: dict[str, Any]) -> list[int]:
     return sorted(int(key.split("_")[1][1:]) for key in keys if key.startswith("latency_b") and key.endswith("_p50"))
 
 
+def table(rows: Iterable[Row], style: str = MARKDOWN, text_columns: int = 1) -> str:
+    """Rows as a table, without the columns that are empty in all of them; the first `text_columns` align left."""
+    rows = list(rows)
+    filled = [key for key in rows[0] if any(row[key] != MISSING for row in rows)]
+    return tabulate(
+        [[row[key] for key in filled] for row in rows],
+        headers=filled,
+        tablefmt=style,
+        disable_numparse=True,  # the numbers are formatted
+        colalign=["left" if index < text_columns else "right" for index in range(len(filled))],
+    )
+
+
 def _summary_row(name: str, recipe: dict[str, Any], sizes: list[int]) -> Row:
-    speed = {
-        f"speed-up b{size} ×": _with_interval(recipe, f"speedup_b{size}_x", f"speedup_b{size}_ci95_x", ".2f")
-        for size in sizes[:2]
-    }
+    first, last = sizes[0], sizes[-1]
+    speed = {f"speed-up b{size} ×": estimate(recipe, f"speedup_b{size}_x", ".2f") for size in (first, last)}
     return {
         "recipe": name,
-        "top-1 %": _value(recipe, "top1_pct", ".2f"),
-        "Δ top-1, pp": _with_interval(recipe, "top1_delta_pp", "top1_delta_ci95_pp", "+.2f"),
-        "agreement %": _value(recipe, "agreement_pct", ".2f"),
-        f"b{sizes[0]} ms": _value(recipe, f"latency_b{sizes[0]}_ms_p50", ".1f"),
+        "top-1 %": value(recipe, "top1_pct", ".2f"),
+        "Δ top-1, pp": estimate(recipe, "top1_delta_pp", "+.2f"),
+        "agreement %": value(recipe, "agreement_pct", ".2f"),
+        f"b{first} ms": value(recipe, f"latency_b{first}_ms_p50", ".1f"),
         **speed,
-        "peak memory, MB": _value(recipe, "memory_peak_mb", ".0f"),
-        "size, MB": _value(recipe, "size_mb", ".1f"),
+        f"b{last} images/s": value(recipe, f"throughput_b{last}_img_s", ".1f"),
+        "peak memory, MB": value(recipe, "memory_peak_mb", ".0f"),
+        "size, MB": value(recipe, "size_mb", ".1f"),
     }
-
-
-def _recipes(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return list(metrics["recipes"].items())
-
-
-def _value(recipe: dict[str, Any], key: str, form: str) -> str:
-    return format(recipe[key], form) if key in recipe else MISSING
-
-
-def _with_interval(recipe: dict[str, Any], key: str, interval: str, form: str) -> str:
-    if key not in recipe:
-        return MISSING
-    low, high = recipe[interval]
-    return f"{recipe[key]:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _table(rows: list[Row], style: str) -> str:
-    """Text as it is: tabulate must not read the formatted numbers as numbers again."""
-    left = ["left"]
-    return tabulate(
-        rows,
-        headers="keys",
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=left + ["right"] * (len(rows[0]) - 1),
-    )

@@ -12,9 +12,9 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--accuracy", "Folder with a JSON file per recipe.")
 @path_option("--predictions", "Folder with an .npz file per recipe.")
 @path_option("--benchmark", "The benchmark's JSON file.")
-@path_option("--metrics", "The JSON file to write.")
-@path_option("--out", "The Markdown file to write.")
-@path_option("--figures", "Folder to write the figures to.")
+@path_option("--profile", "The profile's JSON file; there may be none.")
+@path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
+@path_option("--out", "Folder to write metrics.json, the report and the figures to.")
 @click.pass_context
 def command(  # one option per path of the stage
     context: click.Context,
@@ -22,12 +22,13 @@ def command(  # one option per path of the stage
     accuracy: Path,
     predictions: Path,
     benchmark: Path,
-    metrics: Path,
+    profile: Path,
+    cuda: Path,
     out: Path,
-    figures: Path,
 ) -> None:
-    """Join all results: paired statistics, metrics.json, tables and figures."""
+    """Join all results: paired statistics, metrics.json, tables, figures and the report in Markdown and HTML."""
     from vitquant.report import build
     from vitquant.report.metrics import Inputs
 
-    build.report(read_params(context), Inputs(data, accuracy, predictions, benchmark), metrics, out, figures)
+    inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda)
+    build.report(read_params(context), inputs, out)

@@ -1,0 +1,78 @@
+"""Numbers and names as text: formatted, judged by their intervals, and escaped for Markdown."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+MISSING = "–"
+QUANTIZED = re.compile(r"(?:int|fp|w)[48](?!\d)")
+EIGHT_BIT = re.compile(r"(?:int|fp|w)8(?!\d)")
+
+
+def is_quantized(name: str) -> bool:
+    """Whether a recipe quantizes, by its name: it says int8, int4, fp8 or w8a8."""
+    return bool(QUANTIZED.search(name))
+
+
+def is_eight_bit(name: str) -> bool:
+    """Whether a recipe computes with, or stores, 8-bit weights, by its name."""
+    return bool(EIGHT_BIT.search(name))
+
+
+def value(recipe: dict[str, Any], key: str, form: str) -> str:
+    """`recipe[key]` in the format `form`, or a dash where it is absent."""
+    return format(recipe[key], form) if key in recipe else MISSING
+
+
+def estimate(recipe: dict[str, Any], key: str, form: str) -> str:
+    """`recipe[key]` with its interval, which is at `interval_key(key)`, in brackets; or a dash."""
+    if key not in recipe:
+        return MISSING
+    interval = recipe.get(interval_key(key))
+    return format(recipe[key], form) + (f" {bracket(interval, form)}" if interval else "")
+
+
+def interval_key(key: str) -> str:
+    """The key of the interval of the value at `key`; the unit stays last."""
+    head, _, unit = key.rpartition("_")
+    return f"{head}_ci95_{unit}"
+
+
+def bracket(interval: Sequence[float], form: str) -> str:
+    """An interval as it is printed everywhere."""
+    low, high = interval
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def loss_or_gain(low: float, high: float) -> str:
+    """What the interval of a difference in accuracy shows; one that holds 0 shows nothing."""
+    return "a loss" if high < 0 else "a gain" if low > 0 else "no difference shown"
+
+
+def faster_or_slower(low: float, high: float) -> str:
+    """What the interval of a speed-up shows; one that holds 1 shows nothing."""
+    return "faster" if low > 1 else "slower" if high < 1 else "not distinguishable in speed"
+
+
+def relative(percent: float) -> str:
+    """A reduction in percent, in words."""
+    if abs(percent) < 0.05:  # noqa: PLR2004  # what one decimal rounds to nothing
+        return "as large"
+    return f"{percent:.1f} % smaller" if percent > 0 else f"{-percent:.1f} % larger"
+
+
+def listing(words: Sequence[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def escape(text: object) -> str:
+    """Text that is not ours as Markdown that shows it as it is, on one line, in a table too."""
+    line = " ".join(str(text).split())
+    line = re.sub(r"([\\`*\[\]<>|~$&#])", r"\\\1", line)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+
+
+def code(name: object) -> str:
+    """A name in code type; one with characters that code type cannot show everywhere is escaped instead."""
+    return f"`{name}`" if re.fullmatch(r"[\w.+=/@:-]+", str(name)) else escape(name)

@@ -1,0 +1,103 @@
+"""Two commits' results, side by side, in a repository of the test's own."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitquant import files
+from vitquant.report import gpu, readme
+from vitquant.report.compare import compare
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def metrics() -> dict:
+    """The committed ones."""
+    return files.read_json(REPOSITORY / "results/metrics.json")
+
+
+def line(text: str, recipe: str, value: str) -> str:
+    return next(row for row in text.splitlines() if row.startswith(f"| {recipe} ") and f" {value} " in row)
+
+
+def test_what_exceeds_its_interval_is_said(metrics: dict) -> None:
+    before, after = metrics, copy.deepcopy(metrics)
+    before["recipes"]["dynamic-int8"] |= {"speedup_b1_x": 2.0, "speedup_b1_ci95_x": [1.9, 2.1]}
+    after["recipes"]["dynamic-int8"] |= {"speedup_b1_x": 3.0, "speedup_b1_ci95_x": [2.9, 3.1], "size_mb": 11.0}
+    before["recipes"]["vitquant-int8"] |= {"top1_delta_pp": -0.1, "top1_delta_ci95_pp": [-0.5, 0.3]}
+    after["recipes"]["vitquant-int8"] |= {"top1_delta_pp": -0.4, "top1_delta_ci95_pp": [-0.8, 0.0]}
+    text = compare(before, after, ("main", "work tree"))
+    assert text.startswith("## main → work tree\n\n2 of ")
+    assert "× 1.50 [1.41, 1.59]" in line(text, "dynamic-int8", "speed-up b1, ×")  # hypot of the logarithms
+    assert line(text, "dynamic-int8", "speed-up b1, ×").rstrip(" |").endswith("yes")
+    assert line(text, "dynamic-int8", "size, MB").rstrip(" |").endswith("yes: exact")
+    assert "-0.30 [-0.87, +0.27]" in line(text, "vitquant-int8", "Δ top-1, pp")  # 0.4 · √2 = 0.57
+    assert line(text, "vitquant-int8", "Δ top-1, pp").rstrip(" |").endswith("no")
+
+
+def test_nothing_changed(metrics: dict) -> None:
+    assert "No value differs." in compare(metrics, copy.deepcopy(metrics), ("a", "b"))
+
+
+def test_another_machine_and_study_are_said_and_recipes_that_come_and_go(metrics: dict) -> None:
+    after = copy.deepcopy(metrics)
+    metrics["environment"]["cpu"], after["environment"]["cpu"] = "Beads", "Aba|cus"
+    metrics["study"]["data"] = "elpv"
+    after["study"]["data"] = "folder"
+    after["recipes"]["new"] = after["recipes"].pop("static-int8")
+    text = compare(metrics, after, ("a", "b"))
+    assert "**Another machine**: cpu was Beads, is Aba\\|cus; only ratios to fp32 are comparable." in text
+    assert "**Another study**: data was elpv, is folder." in text
+    assert "- static-int8: only in a" in text
+    assert "- new: only in b" in text
+
+
+def test_the_command(metrics: dict, tmp_path: Path) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    def vitquant(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(sys.executable, "-c", "from vitquant.cli import main; main()", "diff", *arguments)
+
+    file = tmp_path / "results/metrics.json"
+    files.write_json(file, metrics)
+    for command in (
+        ("init", "-q"),
+        ("add", "-A"),
+        ("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "results"),
+    ):
+        assert run("git", *command).returncode == 0
+    metrics["recipes"]["fp32"]["size_mb"] = 1.0
+    file.write_text(json.dumps(metrics))
+    result = vitquant("HEAD")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("## HEAD → work tree")
+    assert "yes: exact" in result.stdout
+    assert "No value differs." in vitquant("HEAD", "HEAD").stdout
+    missing = vitquant("nowhere")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("Error: nowhere: results/metrics.json cannot be read from that commit")
+    assert missing.stderr.count("\n") == 1
+
+
+def test_the_readme_is_in_step_with_the_results(metrics: dict) -> None:
+    """`vitquant summary --readme README.md` mends it."""
+    text, cuda = (REPOSITORY / "README.md").read_text(), gpu.read(REPOSITORY / "results/cuda")
+    assert f"{readme.START}\n{readme.block(metrics, cuda)}\n{readme.END}" in text
+    for figure in (line.rpartition("(")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")):
+        assert (REPOSITORY / figure).is_file()
+
+
+def test_the_readme_needs_its_markers(metrics: dict, tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{readme.START}\nold\n{readme.END}\nafter\n")
+    readme.update(file, metrics, {})
+    assert file.read_text() == f"before\n{readme.START}\n{readme.block(metrics, {})}\n{readme.END}\nafter\n"
+    file.write_text("no markers\n")
+    with pytest.raises(Exception, match="README.md: the result goes between one"):
+        readme.update(file, metrics, {})
