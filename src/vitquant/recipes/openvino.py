@@ -35,6 +35,7 @@ with contextlib.suppress(UnsupportedError):
 DEVICES = ("cpu",)
 SMOOTHING = 0.75  # SmoothQuant's alpha: how much of the activations' range moves into the weights
 FILE = "model.xml"  # the graph; the weights lie in model.bin beside it
+_loaded: list[Any] = []  # dropping a model has crashed, once, on a CPU with AVX2: they stay as long as the process
 
 
 class Options(Section):
@@ -84,6 +85,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         "INFERENCE_PRECISION_HINT": "f32",  # else FP32 is BF16 where the CPU has that
     }
     compiled = core().compile_model(artifact.path / FILE, "CPU", settings)
+    _loaded.append(compiled)
     idle: list[Any] = []  # requests; they live as long as the model does, not as a thread that called it
 
     def forward(images: Tensor) -> Tensor:
