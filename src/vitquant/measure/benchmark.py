@@ -32,7 +32,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def run(artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int) -> dict[str, Any]:
-    """Measure everything on the CPU; the content of results/benchmark.json: `environment`, and `recipes` (`time`)."""
+    """Measure everything on the CPU; the content of results/benchmark.json: `environment` and `recipes`."""
     with started(artifacts, data, params, threads, CPU) as (workers, results):
         interleave(workers, results, params)
     return {
@@ -148,8 +148,8 @@ class Session:
         """Run every batch size; `memory_bytes` and, where one does not fit, `unavailable_batches`."""
         unavailable = {}
         for batch in params.batches:
-            inputs = self._predictor.preprocess(self._images[np.arange(batch.size) % len(self._images)])
             try:
+                inputs = self._predictor.preprocess(self._images[np.arange(batch.size) % len(self._images)])
                 for _ in range(params.warmup):
                     self._predictor.forward(inputs)
                 self._inputs[batch.size] = inputs
