@@ -19,13 +19,16 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
-#if defined(__AVX2__) && !defined(__AVX512BW__) && ZERO_POINT < 128  // else the weights are not kept within 16 bits
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define LINEAR 1
+constexpr int LINEAR_ROWS = 12, LINEAR_VECTORS = 2;
+#elif defined(__AVX2__) && !defined(__AVX512BW__) && ZERO_POINT < 128  // else the weights are not kept within 16 bits
 #define LINEAR 1  // faster than oneDNN's, which adds one sum of two products at a time
-constexpr int LINEAR_ROWS = 8;
+constexpr int LINEAR_ROWS = 8, LINEAR_VECTORS = 1;
 #else
 #define LINEAR 0
 #endif
-#define UNROLL _Pragma("GCC unroll 8")  // or the sums would not stay in registers
+#define UNROLL _Pragma("GCC unroll 12")  // or the sums would not stay in registers
 
 namespace {
 
@@ -329,33 +332,65 @@ void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* 
 }
 
 #if LINEAR
+constexpr int LINEAR_OUTPUTS = LINEAR_VECTORS * LANES;  // of a panel of packed weights
 
-// acc[r][lane] = weight_scale[lane] * (sum over k of values[r][k] * weight[lane][k], less offset[lane]), for 8 output
-// channels. Two products are added in 16 bits, then two such sums: the weights keep within what that can hold.
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+
+inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights, int vectors) {
+    int32_t four[2];
+    std::memcpy(four, values, 8);
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, every_lane(four[0]), weights[0]), every_lane(four[1]),
+                               weights[vectors]);
+}
+
+inline void store_scaled(float* acc, Vector sum, const int32_t* offset, const float* weight_scale) {
+    _mm512_storeu_ps(acc, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(offset))),
+                                        _mm512_loadu_ps(weight_scale)));
+}
+
+#else
+
+// Two products are added in 16 bits, then two such sums: the weights keep within what that can hold.
+inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights, int vectors) {
+    int32_t four[2];
+    std::memcpy(four, values, 8);
+    const Vector sums = _mm256_add_epi16(_mm256_maddubs_epi16(every_lane(four[0]), weights[0]),
+                                         _mm256_maddubs_epi16(every_lane(four[1]), weights[vectors]));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
+}
+
+inline void store_scaled(float* acc, Vector sum, const int32_t* offset, const float* weight_scale) {
+    const Vector product = _mm256_sub_epi32(sum, _mm256_loadu_si256((const Vector*)offset));
+    _mm256_storeu_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(product), _mm256_loadu_ps(weight_scale)));
+}
+
+#endif
+
+// acc[r][n] = weight_scale[n] * (sum over k of values[r][k] * weight[n][k], less offset[n]), for one panel of weights.
 template <int R>
-void panel_rows(int64_t rows, const uint8_t* values, int64_t width, const int8_t* panel, __m256i offset,
-                __m256 weight_scale, float* acc, int64_t outputs) {
+void panel_rows(int64_t rows, const uint8_t* values, int64_t width, const int8_t* panel, const int32_t* offset,
+                const float* weight_scale, float* acc, int64_t outputs) {
     if constexpr (R > 1)
         if (rows < R) return panel_rows<R - 1>(rows, values, width, panel, offset, weight_scale, acc, outputs);
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sum[R];
-    UNROLL for (int r = 0; r < R; r++) sum[r] = _mm256_setzero_si256();
+    constexpr int N = LINEAR_VECTORS;
+    Vector sum[R][N];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int n = 0; n < N; n++) sum[r][n] = zeros();
     for (int64_t k = 0; k < width; k += 8) {
-        __m256i first = load(panel + 8 * k), second = load(panel + 8 * k + 32);
-        IN_REGISTER(first);
-        IN_REGISTER(second);
-        UNROLL for (int r = 0; r < R; r++) {
-            int32_t four[2];
-            std::memcpy(four, values + r * width + k, 8);
-            const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(every_lane(four[0]), first),
-                                                  _mm256_maddubs_epi16(every_lane(four[1]), second));
-            sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(sums, ones));
-            IN_REGISTER(sum[r]);  // and one row after another
+        Vector weights[2 * N];  // of the first four inputs, then of the other four
+        UNROLL for (int n = 0; n < 2 * N; n++) {
+            weights[n] = load(panel + LINEAR_OUTPUTS * k + n * sizeof(Vector));
+            IN_REGISTER(weights[n]);
         }
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int n = 0; n < N; n++) {
+                sum[r][n] = eight_inputs(sum[r][n], values + r * width + k, weights + n, N);
+                IN_REGISTER(sum[r][n]);  // and one row after another
+            }
     }
     UNROLL for (int r = 0; r < R; r++)
-        _mm256_storeu_ps(acc + r * outputs,
-                         _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sum[r], offset)), weight_scale));
+        UNROLL for (int n = 0; n < N; n++)
+            store_scaled(acc + r * outputs + n * LANES, sum[r][n], offset + n * LANES, weight_scale + n * LANES);
 }
 
 #endif
@@ -439,12 +474,15 @@ void attention_quantize(const float* acc, const float* acc_scale, const float* b
 
 #if LINEAR
 
-// Weights, int8 (outputs, width), as `linear` takes them: for each 8 outputs and 8 inputs, the first four inputs of all 8
-// outputs, then the other four. outputs and width are multiples of 8.
+// What the number of outputs must be a multiple of.
+int64_t linear_outputs() { return LINEAR_OUTPUTS; }
+
+// Weights, int8 (outputs, width), as `linear` takes them: for each panel of outputs, the first four inputs of all of
+// them, then the next four. width is a multiple of 8.
 void pack(const int8_t* weight, int64_t outputs, int64_t width, int8_t* packed) {
-    for (int64_t n = 0; n < outputs; n += 8)
+    for (int64_t n = 0; n < outputs; n += LINEAR_OUTPUTS)
         for (int64_t k = 0; k < width; k += 4)
-            for (int64_t lane = 0; lane < 8; lane++, packed += 4) std::memcpy(packed, weight + (n + lane) * width + k, 4);
+            for (int64_t i = n; i < n + LINEAR_OUTPUTS; i++, packed += 4) std::memcpy(packed, weight + i * width + k, 4);
 }
 
 // The integer product times the weight's scales, float32 (rows, outputs). offset: ZERO_POINT times each output's sum of
@@ -455,11 +493,10 @@ void linear(const uint8_t* values, const int8_t* packed, const int32_t* offset, 
 #pragma omp parallel num_threads(threads)
     for (int64_t from = 0; from < rows; from += band)
 #pragma omp for schedule(static) nowait
-        for (int64_t n = 0; n < outputs; n += 8)
+        for (int64_t n = 0; n < outputs; n += LINEAR_OUTPUTS)
             for (int64_t r = from; r < std::min(from + band, rows); r += LINEAR_ROWS)
                 panel_rows<LINEAR_ROWS>(std::min(from + band, rows) - r, values + r * width, width, packed + n * width,
-                                        _mm256_loadu_si256((const __m256i*)(offset + n)),
-                                        _mm256_loadu_ps(weight_scale + n), acc + r * outputs + n, outputs);
+                                        offset + n, weight_scale + n, acc + r * outputs + n, outputs);
 }
 
 #endif

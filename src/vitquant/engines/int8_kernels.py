@@ -73,8 +73,8 @@ class Kernels:
             scale: of each output channel, float32 (N,).
             bias: float32 (N,).
         """
-        whole = all(size % 8 == 0 for size in weight.shape)
-        product = (self._own if whole and hasattr(self._library, "linear") else self._onednn)(weight, scale)
+        own = hasattr(self._library, "linear") and not weight.shape[0] % self._library.linear_outputs()
+        product = (self._own if own and not weight.shape[1] % 8 else self._onednn)(weight, scale)
         return lambda values, row_scale: (product(values), row_scale, bias)
 
     def _own(self, weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
