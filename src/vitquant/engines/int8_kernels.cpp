@@ -1,11 +1,10 @@
-// What stands between the INT8 linear layers of a ViT: LayerNorm, GELU and attention, each fused with the
-// residual sum, dequantization and quantization next to it, so that activations cross memory once; and, for CPUs
-// with AVX2 and no more, the linear layers.
+// The INT8 blocks of a ViT: linear layers, each fused with what follows it (attention, GELU, or the residual sum and
+// LayerNorm) and with the quantization of the next one's input. A band of rows is multiplied and used while it is in the
+// cache.
 //
-// Linear layers give acc, float32 (rows, width): the integer product times the weight's scale of each output
-// channel. A row's true value is acc * scale[row] + bias. Rows are the tokens of all images, image by image
-// (images * tokens of them), and then one more per image: the low part of its class token. The class token
-// carries what the classifier reads, so it is quantized twice as finely: value = high + low, both 8 bits; that
+// A linear layer gives acc, float32: the integer product times the weight's scale of each output channel. A row's true
+// value is acc * scale[row] + bias. An image has tokens + 1 rows: the class token, its low part, and the other tokens. The
+// class token carries what the classifier reads, so it is quantized twice as finely: value = high + low, both 8 bits; that
 // costs one row in 257.
 //
 // Quantized values are unsigned 8-bit integers around ZERO_POINT, one scale per row (per-token, symmetric).
@@ -15,18 +14,10 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <omp.h>
 #include <vector>
 #if defined(__AVX2__)
 #include <immintrin.h>
-#endif
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define LINEAR 1
-constexpr int LINEAR_ROWS = 12, LINEAR_VECTORS = 2;
-#elif defined(__AVX2__) && !defined(__AVX512BW__) && ZERO_POINT < 128  // else the weights are not kept within 16 bits
-#define LINEAR 1  // faster than oneDNN's, which adds one sum of two products at a time
-constexpr int LINEAR_ROWS = 8, LINEAR_VECTORS = 1;
-#else
-#define LINEAR 0
 #endif
 #define UNROLL _Pragma("GCC unroll 12")  // or the sums would not stay in registers
 
@@ -38,6 +29,8 @@ struct CacheLines {  // allocates whole cache lines, so that no vector crosses f
     CacheLines() = default;
     template <class U>
     CacheLines(const CacheLines<U>&) {}
+    template <class U>
+    void construct(U* memory) { ::new ((void*)memory) U; }  // no zeros that nothing reads
     T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), std::align_val_t(64)); }
     void deallocate(T* memory, size_t) { ::operator delete(memory, std::align_val_t(64)); }
     bool operator==(const CacheLines&) const { return true; }
@@ -50,22 +43,20 @@ using Buffer = std::vector<T, CacheLines<T>>;
 constexpr float LEVELS = ZERO_POINT - 1;
 constexpr float LOW_STEPS = 2 * LEVELS;  // of the low part within one step of the high part, half of them each way
 
-struct Rows {  // the result of a linear layer
+struct Rows {  // the result of a linear layer: rows of an image, from row `first` on
     const float* acc;
     const float* scale;
     const float* bias;
-    int64_t images, tokens, width;
+    int64_t first, stride;
 
-    // Values of columns [from, from + count) of a row, dequantized.
-    inline void read(int64_t image, int64_t token, int64_t from, int64_t count, float* out) const {
-        const int64_t row = image * tokens + token;
-        const float* high = acc + row * width + from;
-        const float s = scale[row];
+    // Values of columns [from, from + count) of a row, dequantized; row 0 has its low part added.
+    inline void read(int64_t row, int64_t from, int64_t count, float* out) const {
+        const float* high = acc + (row - first) * stride + from;
+        const float s = scale[row - first];
         const float* b = bias + from;
-        if (token == 0) {
-            const int64_t low_row = images * tokens + image;
-            const float* low = acc + low_row * width + from;
-            const float t = scale[low_row];
+        if (row == 0) {
+            const float* low = high + stride;
+            const float t = scale[1];
 #pragma omp simd
             for (int64_t i = 0; i < count; i++) out[i] = high[i] * s + low[i] * t + b[i];
         } else {
@@ -75,27 +66,25 @@ struct Rows {  // the result of a linear layer
     }
 };
 
-struct Quantized {  // the input of the next linear layer
+struct Quantized {  // the input of a linear layer
     uint8_t* values;
     float* scale;
-    int64_t images, tokens, width;
+    int64_t width;
 
-    inline void write(int64_t image, int64_t token, const float* x) const {
-        const int64_t row = image * tokens + token;
+    inline void write(int64_t row, const float* x, bool is_class) const {
         float largest = 1e-12f;
 #pragma omp simd reduction(max : largest)
         for (int64_t i = 0; i < width; i++) largest = std::fmax(largest, std::fabs(x[i]));
         const float inverse = LEVELS / largest;
         uint8_t* q = values + row * width;
         scale[row] = largest / LEVELS;
-        if (token) {
+        if (!is_class) {
 #pragma omp simd
             for (int64_t i = 0; i < width; i++) q[i] = (uint8_t)((int32_t)__builtin_rintf(x[i] * inverse) + ZERO_POINT);
             return;
         }
-        const int64_t low_row = images * tokens + image;
-        uint8_t* low = values + low_row * width;
-        scale[low_row] = scale[row] / LOW_STEPS;
+        uint8_t* low = q + width;
+        scale[row + 1] = scale[row] / LOW_STEPS;
         for (int64_t i = 0; i < width; i++) {
             const float high = __builtin_rintf(x[i] * inverse);
             q[i] = (uint8_t)((int32_t)high + ZERO_POINT);
@@ -103,6 +92,8 @@ struct Quantized {  // the input of the next linear layer
         }
     }
 };
+
+inline int64_t row_of(int64_t token) { return token ? token + 1 : 0; }
 
 // 2^x for -126 <= x <= 0, to a relative 5e-5, which is finer than attention weights are stored.
 inline float exp2_coarse(float x) {
@@ -246,8 +237,8 @@ inline float levels_scale(const float* x, int64_t count, float levels) {
 // One head of one image: softmax(q k') v, the query already scaled. Queries, keys, values and attention weights are
 // 16-bit integers (a scale for each token's query and key, for each channel of the values, one for all weights): finer
 // than bfloat16, and twice as fast as FP32. Heads of any depth: zeros fill up the vectors.
-void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* out, Scratch& s) {
-    const int64_t tokens = qkv.tokens, width = qkv.width / 3, blocks = (tokens + LANES - 1) / LANES;
+void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_t depth, float* out, Scratch& s) {
+    const int64_t blocks = (tokens + LANES - 1) / LANES;
     const int64_t depth_blocks = (depth + LANES - 1) / LANES, padded = LANES * blocks, padded_depth = LANES * depth_blocks;
     const float key_levels = levels_for(depth, 4095.0f), value_levels = levels_for(tokens, 1023.0f);
     s.query.assign(tokens * padded_depth, 0);
@@ -265,12 +256,12 @@ void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* 
     float *row = s.row.data(), *value_scale = s.value_scale.data(), *key_scale = s.key_scale.data();
     Number* numbers = s.numbers.data();
     for (int64_t t = 0; t < tokens; t++) {
-        qkv.read(image, t, head * depth, depth, row);
+        qkv.read(row_of(t), head * depth, depth, row);
         float scale = s.query_scale[t] = levels_scale(row, depth, key_levels), inverse = 1.0f / scale;
         Number* q = s.query.data() + t * padded_depth;
 #pragma omp simd
         for (int64_t i = 0; i < depth; i++) q[i] = number(row[i] * inverse);
-        qkv.read(image, t, width + head * depth, depth, row);
+        qkv.read(row_of(t), width + head * depth, depth, row);
         scale = levels_scale(row, depth, key_levels), inverse = 1.0f / scale;
         key_scale[t] = scale * 1.44269504088896341f;  // the exponential is taken to base 2
 #pragma omp simd
@@ -278,7 +269,7 @@ void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* 
         Pair* k = s.key.data() + (t / LANES) * (LANES / 2) * padded_depth + t % LANES;
         for (int64_t i = 0; i < padded_depth / 2; i++) k[i * LANES] = Pair{numbers[2 * i], numbers[2 * i + 1]};
         float* v = s.values.data() + t * padded_depth;
-        qkv.read(image, t, 2 * width + head * depth, depth, v);
+        qkv.read(row_of(t), 2 * width + head * depth, depth, v);
 #pragma omp simd
         for (int64_t i = 0; i < depth; i++) value_scale[i] = std::fmax(value_scale[i], std::fabs(v[i]));
     }
@@ -323,7 +314,7 @@ void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* 
         product_rows(rows, s.weights.data(), padded, padded, &s.value.data()->first, depth_blocks, s.sums.data(),
                      padded_depth);
         for (int64_t r = 0; r < rows; r++) {
-            float* target = out + (image * tokens + first + r) * width + head * depth;
+            float* target = out + (first + r) * width + head * depth;
             const Sum* sums = s.sums.data() + r * padded_depth;
 #pragma omp simd
             for (int64_t i = 0; i < depth; i++) target[i] = (float)sums[i] * (factor[r] * value_scale[i]);
@@ -331,31 +322,29 @@ void attend(const Rows& qkv, int64_t image, int64_t head, int64_t depth, float* 
     }
 }
 
-#if LINEAR
-constexpr int LINEAR_OUTPUTS = LINEAR_VECTORS * LANES;  // of a panel of packed weights
-
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+constexpr int LINEAR_ROWS = 12, LINEAR_VECTORS = 2;
 
-inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights, int vectors) {
+inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights) {
     int32_t four[2];
     std::memcpy(four, values, 8);
     return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, every_lane(four[0]), weights[0]), every_lane(four[1]),
-                               weights[vectors]);
+                               weights[LINEAR_VECTORS]);
 }
 
 inline void store_scaled(float* acc, Vector sum, const int32_t* offset, const float* weight_scale) {
     _mm512_storeu_ps(acc, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(offset))),
                                         _mm512_loadu_ps(weight_scale)));
 }
-
-#else
+#elif defined(__AVX2__)
+constexpr int LINEAR_ROWS = 8, LINEAR_VECTORS = 1;
 
 // Two products are added in 16 bits, then two such sums: the weights keep within what that can hold.
-inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights, int vectors) {
+inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights) {
     int32_t four[2];
     std::memcpy(four, values, 8);
     const Vector sums = _mm256_add_epi16(_mm256_maddubs_epi16(every_lane(four[0]), weights[0]),
-                                         _mm256_maddubs_epi16(every_lane(four[1]), weights[vectors]));
+                                         _mm256_maddubs_epi16(every_lane(four[1]), weights[LINEAR_VECTORS]));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
 }
 
@@ -363,37 +352,97 @@ inline void store_scaled(float* acc, Vector sum, const int32_t* offset, const fl
     const Vector product = _mm256_sub_epi32(sum, _mm256_loadu_si256((const Vector*)offset));
     _mm256_storeu_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(product), _mm256_loadu_ps(weight_scale)));
 }
+#else
+constexpr int LINEAR_ROWS = 4, LINEAR_VECTORS = 1;
 
+inline Vector eight_inputs(Vector sum, const uint8_t* values, const Vector* weights) {
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < LANES; i++) {
+            int8_t four[4];
+            std::memcpy(four, weights[half * LINEAR_VECTORS].lane + i, 4);
+            for (int j = 0; j < 4; j++) sum.lane[i] += (int32_t)values[4 * half + j] * four[j];
+        }
+    return sum;
+}
+
+inline void store_scaled(float* acc, Vector sum, const int32_t* offset, const float* weight_scale) {
+    for (int i = 0; i < LANES; i++) acc[i] = (float)(sum.lane[i] - offset[i]) * weight_scale[i];
+}
 #endif
+constexpr int PANEL = LINEAR_VECTORS * LANES;  // output channels whose weights are packed together
+constexpr int64_t BAND = 4;                    // times LINEAR_ROWS rows
 
-// acc[r][n] = weight_scale[n] * (sum over k of values[r][k] * weight[n][k], less offset[n]), for one panel of weights.
+struct Layer {  // a linear layer; outputs is a multiple of PANEL, width (the number of inputs) of 8
+    const int8_t* packed;
+    const int32_t* offset;  // ZERO_POINT times each output's sum of weights
+    const float* weight_scale;
+    const float* bias;
+    int64_t width, outputs;
+};
+
+// acc[r][n] = weight_scale[n] * (sum over k of values[r][k] * weight[n][k], less offset[n]), for the panel from n on.
 template <int R>
-void panel_rows(int64_t rows, const uint8_t* values, int64_t width, const int8_t* panel, const int32_t* offset,
-                const float* weight_scale, float* acc, int64_t outputs) {
+void panel_rows(int64_t rows, const Layer& layer, int64_t n, const uint8_t* values, float* acc) {
     if constexpr (R > 1)
-        if (rows < R) return panel_rows<R - 1>(rows, values, width, panel, offset, weight_scale, acc, outputs);
+        if (rows < R) return panel_rows<R - 1>(rows, layer, n, values, acc);
     constexpr int N = LINEAR_VECTORS;
+    const int64_t width = layer.width;
+    const int8_t* panel = layer.packed + n * width;
     Vector sum[R][N];
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int n = 0; n < N; n++) sum[r][n] = zeros();
+        UNROLL for (int v = 0; v < N; v++) sum[r][v] = zeros();
     for (int64_t k = 0; k < width; k += 8) {
         Vector weights[2 * N];  // of the first four inputs, then of the other four
-        UNROLL for (int n = 0; n < 2 * N; n++) {
-            weights[n] = load(panel + LINEAR_OUTPUTS * k + n * sizeof(Vector));
-            IN_REGISTER(weights[n]);
+        UNROLL for (int v = 0; v < 2 * N; v++) {
+            weights[v] = load(panel + PANEL * k + v * sizeof(Vector));
+            IN_REGISTER(weights[v]);
         }
         UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int n = 0; n < N; n++) {
-                sum[r][n] = eight_inputs(sum[r][n], values + r * width + k, weights + n, N);
-                IN_REGISTER(sum[r][n]);  // and one row after another
+            UNROLL for (int v = 0; v < N; v++) {
+                sum[r][v] = eight_inputs(sum[r][v], values + r * width + k, weights + v);
+                IN_REGISTER(sum[r][v]);  // and one row after another
             }
     }
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int n = 0; n < N; n++)
-            store_scaled(acc + r * outputs + n * LANES, sum[r][n], offset + n * LANES, weight_scale + n * LANES);
+        UNROLL for (int v = 0; v < N; v++) {
+            const int64_t column = n + v * LANES;
+            store_scaled(acc + r * layer.outputs + column, sum[r][v], layer.offset + column, layer.weight_scale + column);
+        }
 }
 
-#endif
+// The panel from n on, of any number of rows.
+inline void multiply(const Layer& layer, int64_t n, int64_t rows, const uint8_t* values, float* acc) {
+    for (int64_t r = 0; r < rows; r += LINEAR_ROWS)
+        panel_rows<LINEAR_ROWS>(rows - r, layer, n, values + r * layer.width, acc + r * layer.outputs);
+}
+
+// Calls use(image, row, result, own) for every token's row, on `threads` threads: `result` is the linear layer's for a band
+// of rows which this one is in (nothing where there is no layer), `own` a buffer of `width` numbers for each thread.
+template <class Use>
+void by_bands(const Layer* layer, const Quantized& input, int64_t images, int64_t tokens, int64_t width, int threads,
+              Use use) {
+    const int64_t rows = tokens + 1, tiles = (rows + LINEAR_ROWS - 1) / LINEAR_ROWS;  // of an image
+#pragma omp parallel num_threads(threads)
+    {
+        Buffer<float> acc(layer ? BAND * LINEAR_ROWS * layer->outputs : 0), own(width);
+        const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
+        const int64_t end = images * tiles * (thread + 1) / count;
+        for (int64_t tile = images * tiles * thread / count, next; tile < end; tile = next) {
+            const int64_t image = tile / tiles, first = tile % tiles * LINEAR_ROWS;
+            next = std::min({tile + BAND, end, (image + 1) * tiles});
+            const int64_t last = std::min(first + (next - tile) * LINEAR_ROWS, rows);
+            Rows result{};
+            if (layer) {
+                const int64_t from = image * rows + first;
+                for (int64_t n = 0; n < layer->outputs; n += PANEL)
+                    multiply(*layer, n, last - first, input.values + from * layer->width, acc.data());
+                result = Rows{acc.data(), input.scale + from, layer->bias, first, layer->outputs};
+            }
+            for (int64_t row = first; row < last; row++)
+                if (row != 1) use(image, row, result, own.data());
+        }
+    }
+}
 
 }  // namespace
 
@@ -401,103 +450,78 @@ extern "C" {
 
 // Each kernel runs on `threads` threads; the result does not depend on their number.
 
-// residual += the linear layer's result (none where acc is null); then LayerNorm, quantized (not where values is null).
-void add_norm_quantize(float* residual, const float* acc, const float* acc_scale, const float* bias, int64_t images,
+// What `Layer.outputs` must be a multiple of.
+int64_t panel() { return PANEL; }
+
+// Weights, int8 (outputs, width), as `Layer` holds them: for each panel of outputs, the first four inputs of all of them,
+// then the next four.
+void pack(const int8_t* weight, int64_t outputs, int64_t width, int8_t* packed) {
+    for (int64_t n = 0; n < outputs; n += PANEL)
+        for (int64_t k = 0; k < width; k += 4)
+            for (int64_t i = n; i < n + PANEL; i++, packed += 4) std::memcpy(packed, weight + i * width + k, 4);
+}
+
+// residual += the linear layer's result (none where layer is null); then LayerNorm, quantized (not where values is null).
+void add_norm_quantize(float* residual, const Layer* layer, uint8_t* input, float* input_scale, int64_t images,
                        int64_t tokens, int64_t width, const float* gain, const float* shift, float epsilon,
                        uint8_t* values, float* scale, int threads) {
-    const Rows rows{acc, acc_scale, bias, images, tokens, width};
-    const Quantized quantized{values, scale, images, tokens, width};
-#pragma omp parallel num_threads(threads)
-    {
-        Buffer<float> buffer(width);
-        float* x = buffer.data();
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < images * tokens; r++) {
-            float* own = residual + r * width;
-            if (acc) {
-                rows.read(r / tokens, r % tokens, 0, width, x);
+    const Quantized quantized{values, scale, width};
+    const auto use = [=](int64_t image, int64_t row, const Rows& result, float* x) {
+        float* own = residual + (image * tokens + (row ? row - 1 : 0)) * width;
+        if (layer) {
+            result.read(row, 0, width, x);
 #pragma omp simd
-                for (int64_t i = 0; i < width; i++) own[i] += x[i];
-            }
-            if (!values) continue;
-            float mean = 0, variance = 0;
-#pragma omp simd reduction(+ : mean)
-            for (int64_t i = 0; i < width; i++) mean += own[i];
-            mean /= width;
-#pragma omp simd reduction(+ : variance)
-            for (int64_t i = 0; i < width; i++) variance += (own[i] - mean) * (own[i] - mean);
-            const float inverse = 1.0f / std::sqrt(variance / width + epsilon);
-#pragma omp simd
-            for (int64_t i = 0; i < width; i++) x[i] = (own[i] - mean) * inverse * gain[i] + shift[i];
-            quantized.write(r / tokens, r % tokens, x);
+            for (int64_t i = 0; i < width; i++) own[i] += x[i];
         }
-    }
+        if (!values) return;
+        float mean = 0, variance = 0;
+#pragma omp simd reduction(+ : mean)
+        for (int64_t i = 0; i < width; i++) mean += own[i];
+        mean /= width;
+#pragma omp simd reduction(+ : variance)
+        for (int64_t i = 0; i < width; i++) variance += (own[i] - mean) * (own[i] - mean);
+        const float inverse = 1.0f / std::sqrt(variance / width + epsilon);
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) x[i] = (own[i] - mean) * inverse * gain[i] + shift[i];
+        quantized.write(image * (tokens + 1) + row, x, row == 0);
+    };
+    by_bands(layer, Quantized{input, input_scale, 0}, images, tokens, width, threads, use);
 }
 
 // (GELU(the linear layer's result) - centre) * inverse, quantized.
-void gelu_quantize(const float* acc, const float* acc_scale, const float* bias, int64_t images, int64_t tokens,
-                   int64_t width, const float* centre, const float* inverse, uint8_t* values, float* scale,
-                   int threads) {
-    const Rows rows{acc, acc_scale, bias, images, tokens, width};
-    const Quantized quantized{values, scale, images, tokens, width};
-#pragma omp parallel num_threads(threads)
-    {
-        Buffer<float> buffer(width);
-        float* x = buffer.data();
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < images * tokens; r++) {
-            rows.read(r / tokens, r % tokens, 0, width, x);
+void gelu_quantize(const Layer* layer, uint8_t* input, float* input_scale, int64_t images, int64_t tokens, int64_t width,
+                   const float* centre, const float* inverse, uint8_t* values, float* scale, int threads) {
+    const Quantized quantized{values, scale, width};
+    const auto use = [=](int64_t image, int64_t row, const Rows& result, float* x) {
+        result.read(row, 0, width, x);
 #pragma omp simd
-            for (int64_t i = 0; i < width; i++) x[i] = (gelu(x[i]) - centre[i]) * inverse[i];
-            quantized.write(r / tokens, r % tokens, x);
-        }
-    }
+        for (int64_t i = 0; i < width; i++) x[i] = (gelu(x[i]) - centre[i]) * inverse[i];
+        quantized.write(image * (tokens + 1) + row, x, row == 0);
+    };
+    by_bands(layer, Quantized{input, input_scale, 0}, images, tokens, width, threads, use);
 }
 
-// Multi-head attention over query, key and value side by side in acc (width = 3 * heads * depth), quantized.
-// `out`, float32 (images * tokens, heads * depth), is scratch.
-void attention_quantize(const float* acc, const float* acc_scale, const float* bias, int64_t images, int64_t tokens,
-                        int64_t heads, int64_t depth, float* out, uint8_t* values, float* scale, int threads) {
-    const int64_t width = heads * depth;
-    const Rows qkv{acc, acc_scale, bias, images, tokens, 3 * width};
-    const Quantized quantized{values, scale, images, tokens, width};
+// Multi-head attention over query, key and value side by side in the linear layer's result (3 * heads * depth), quantized.
+void attention_quantize(const Layer* layer, const uint8_t* input, const float* input_scale, int64_t images,
+                        int64_t tokens, int64_t heads, int64_t depth, uint8_t* values, float* scale, int threads) {
+    const int64_t width = heads * depth, rows = tokens + 1;
+    const Quantized quantized{values, scale, width};
+    Buffer<float> acc(rows * layer->outputs), out(tokens * width);  // of one image
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch;
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < images * heads; task++)
-            attend(qkv, task / heads, task % heads, depth, out, scratch);
+        for (int64_t image = 0; image < images; image++) {
+            const Rows qkv{acc.data(), input_scale + image * rows, layer->bias, 0, layer->outputs};
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < images * tokens; r++) quantized.write(r / tokens, r % tokens, out + r * width);
+            for (int64_t n = 0; n < layer->outputs; n += PANEL)
+                multiply(*layer, n, rows, input + image * rows * layer->width, acc.data());
+#pragma omp for schedule(dynamic)
+            for (int64_t head = 0; head < heads; head++)
+                attend(qkv, tokens, width, head, depth, out.data(), scratch);
+#pragma omp for schedule(static)
+            for (int64_t token = 0; token < tokens; token++)
+                quantized.write(image * rows + row_of(token), out.data() + token * width, token == 0);
+        }
     }
 }
-
-#if LINEAR
-
-// What the number of outputs must be a multiple of.
-int64_t linear_outputs() { return LINEAR_OUTPUTS; }
-
-// Weights, int8 (outputs, width), as `linear` takes them: for each panel of outputs, the first four inputs of all of
-// them, then the next four. width is a multiple of 8.
-void pack(const int8_t* weight, int64_t outputs, int64_t width, int8_t* packed) {
-    for (int64_t n = 0; n < outputs; n += LINEAR_OUTPUTS)
-        for (int64_t k = 0; k < width; k += 4)
-            for (int64_t i = n; i < n + LINEAR_OUTPUTS; i++, packed += 4) std::memcpy(packed, weight + i * width + k, 4);
-}
-
-// The integer product times the weight's scales, float32 (rows, outputs). offset: ZERO_POINT times each output's sum of
-// weights.
-void linear(const uint8_t* values, const int8_t* packed, const int32_t* offset, const float* weight_scale, int64_t rows,
-            int64_t width, int64_t outputs, float* acc, int threads) {
-    const int64_t band = std::max<int64_t>(LINEAR_ROWS, (1 << 18) / width / LINEAR_ROWS * LINEAR_ROWS);  // in the L2 cache
-#pragma omp parallel num_threads(threads)
-    for (int64_t from = 0; from < rows; from += band)
-#pragma omp for schedule(static) nowait
-        for (int64_t n = 0; n < outputs; n += LINEAR_OUTPUTS)
-            for (int64_t r = from; r < std::min(from + band, rows); r += LINEAR_ROWS)
-                panel_rows<LINEAR_ROWS>(std::min(from + band, rows) - r, values + r * width, width, packed + n * width,
-                                        offset + n, weight_scale + n, acc + r * outputs + n, outputs);
-}
-
-#endif
 }

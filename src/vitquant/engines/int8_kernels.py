@@ -10,11 +10,11 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitquant import files
@@ -27,10 +27,10 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math"),
 )
 DIGEST = 32  # bytes of SHA-256, which the loader does not mind at a library's end
-Result = tuple[Tensor, Tensor, Tensor]
-"""Of a linear layer: its product, float32 (rows, N), the scale of each row, float32 (rows,), and its bias, (N,)."""
-Linear = Callable[[Tensor, Tensor], Result]
-"""Takes values and their scales."""
+INPUTS = 8  # what the number of a layer's inputs must be a multiple of
+Quantized = tuple[Tensor, Tensor]
+"""Values, uint8 (rows, K) around `zero_point`, and their scales, float32 (rows,): of each image the class token, its
+low part, and the other tokens, so that rows = images × (tokens + 1)."""
 
 
 def zero_point() -> int:
@@ -46,12 +46,31 @@ def largest_weight_sum() -> int | None:
     return None if torch.cpu._is_vnni_supported() else 32767 // (2 * zero_point() - 1)
 
 
-class Kernels:
-    """The linear layers and what stands between them.
+class _Layer(ctypes.Structure):
+    """`Layer` of int8_kernels.cpp."""
 
-    What stands between gives the next linear layer's input: values, uint8 (rows, K) around `zero_point`, and their
-    scales, float32 (rows,), where rows = images × (tokens + 1): every token, then the low part of each image's class
-    token.
+    _fields_ = [
+        *((name, c_void_p) for name in ("packed", "offset", "weight_scale", "bias")),
+        *((name, c_int64) for name in ("width", "outputs")),
+    ]
+
+
+class Linear:
+    """A linear layer, its weights packed for this CPU by `Kernels.linear`."""
+
+    def __init__(self, outputs: int, packed: Tensor, offset: Tensor, weight_scale: Tensor, bias: Tensor) -> None:
+        self.outputs = outputs
+        self._tensors = (packed, offset, weight_scale, bias)
+        self._layer = _Layer(*_pointers(*self._tensors), packed.shape[1], packed.shape[0])
+
+    @property
+    def pointer(self) -> c_void_p:
+        """To what the kernels take."""
+        return c_void_p(ctypes.addressof(self._layer))
+
+
+class Kernels:
+    """Linear layers fused with what follows them, up to the next one's input.
 
     Raises:
         UnsupportedError: the cache does not hold the kernels, and there is no compiler; or they do not load.
@@ -66,106 +85,95 @@ class Kernels:
             raise UnsupportedError(f"{library} does not load ({error}): set VITQUANT_CACHE to another folder") from None
 
     def linear(self, weight: Tensor, scale: Tensor, bias: Tensor) -> Linear:
-        """A linear layer, its weights packed for this CPU: in this module's kernel where it has one, or in oneDNN's.
+        """Pack a linear layer.
 
         Args:
             weight: int8 (N, K), its sums of four at most `largest_weight_sum`.
             scale: of each output channel, float32 (N,).
             bias: float32 (N,).
+
+        Raises:
+            UnsupportedError: K is no multiple of 8.
         """
-        own = hasattr(self._library, "linear") and not weight.shape[0] % self._library.linear_outputs()
-        product = (self._own if own and not weight.shape[1] % 8 else self._onednn)(weight, scale)
-        return lambda values, row_scale: (product(values), row_scale, bias)
-
-    def _own(self, weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
         outputs, width = weight.shape
-        offset = zero_point() * weight.sum(dim=1, dtype=torch.int32)
+        if width % INPUTS:
+            raise UnsupportedError(f"the INT8 kernels take layers with a multiple of {INPUTS} inputs, not {width}")
+        missing = -outputs % self._library.panel()
+        weight = F.pad(weight, (0, 0, 0, missing))
         packed = torch.empty_like(weight)
-        self._library.pack(*_pointers(weight), c_int64(outputs), c_int64(width), *_pointers(packed))
+        self._library.pack(*_pointers(weight), *map(c_int64, weight.shape), *_pointers(packed))
+        offset = zero_point() * weight.sum(dim=1, dtype=torch.int32)
+        return Linear(outputs, packed, offset, *(F.pad(tensor, (0, missing)) for tensor in (scale, bias)))
 
-        def product(values: Tensor) -> Tensor:
-            acc = torch.empty(len(values), outputs)
-            self._library.linear(
-                *_pointers(values, packed, offset, scale),
-                *map(c_int64, (len(values), width, outputs)),
-                *_pointers(acc),
-                _threads(),
-            )
-            return acc
-
-        return product
-
-    def _onednn(self, weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-        packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        zero, zero_points = zero_point(), torch.zeros(len(scale), dtype=torch.int32)
-
-        def product(values: Tensor) -> Tensor:
-            acc: Tensor = torch.ops.onednn.qlinear_pointwise(
-                values, 1.0, zero, packed, scale, zero_points, None, 1.0, 0, torch.float32, "none", [], "",
-            )  # fmt: skip
-            return acc
-
-        return product
-
-    def add(self, residual: Tensor, result: Result) -> None:
-        """Add a linear layer's result to `residual`, (images, tokens, K), in place."""
-        self._add(residual, result, None, None, 0.0, None, None)
+    def add(self, residual: Tensor, layer: Linear, quantized: Quantized) -> None:
+        """Add the layer's result to `residual`, float32 (images, tokens, N), in place."""
+        self._add(residual, layer, quantized, None, None, 0.0, None)
 
     def add_norm(
-        self, residual: Tensor, result: Result | None, gain: Tensor, shift: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
-        """Add a linear layer's result, if there is one, to `residual` in place; LayerNorm of it, quantized."""
+        self,
+        residual: Tensor,
+        layer: Linear | None,
+        quantized: Quantized | None,
+        gain: Tensor,
+        shift: Tensor,
+        epsilon: float,
+    ) -> Quantized:
+        """Add the layer's result, if there is a layer, to `residual` in place; LayerNorm of it."""
         images, tokens, width = residual.shape
-        values, scale = _empty(images, tokens, width)
-        self._add(residual, result or (None, None, None), gain, shift, epsilon, values, scale)
-        return values, scale
+        result = _empty(images, tokens, width)
+        self._add(residual, layer, quantized, gain, shift, epsilon, result)
+        return result
 
     def _add(
         self,
         residual: Tensor,
-        result: Result | tuple[None, None, None],
+        layer: Linear | None,
+        quantized: Quantized | None,
         gain: Tensor | None,
         shift: Tensor | None,
         epsilon: float,
-        values: Tensor | None,
-        scale: Tensor | None,
+        result: Quantized | None,
     ) -> None:
         self._library.add_norm_quantize(
-            *_pointers(residual, *result),
+            *_pointers(residual),
+            layer and layer.pointer,
+            *_pointers(*(quantized or (None, None))),
             *map(c_int64, residual.shape),
             *_pointers(gain, shift),
             c_float(epsilon),
-            *_pointers(values, scale),
+            *_pointers(*(result or (None, None))),
             _threads(),
         )
 
-    def gelu(self, result: Result, centre: Tensor, inverse: Tensor, images: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """(GELU(a linear layer's result) - centre) × inverse, quantized."""
-        width = result[0].shape[1]
-        values, scale = _empty(images, tokens, width)
+    def gelu(
+        self, layer: Linear, quantized: Quantized, centre: Tensor, inverse: Tensor, images: int, tokens: int
+    ) -> Quantized:
+        """(GELU(the layer's result) - centre) × inverse."""
+        result = _empty(images, tokens, layer.outputs)
         self._library.gelu_quantize(
-            *_pointers(*result),
-            *map(c_int64, (images, tokens, width)),
-            *_pointers(centre, inverse, values, scale),
+            layer.pointer,
+            *_pointers(*quantized),
+            *map(c_int64, (images, tokens, layer.outputs)),
+            *_pointers(centre, inverse, *result),
             _threads(),
         )
-        return values, scale
+        return result
 
-    def attention(self, result: Result, heads: int, images: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Attention over query (scaled), key and value, each a third of a linear layer's result, quantized."""
-        width = result[0].shape[1] // 3
-        values, scale = _empty(images, tokens, width)
-        out = torch.empty(images * tokens, width)
+    def attention(self, layer: Linear, quantized: Quantized, heads: int, images: int, tokens: int) -> Quantized:
+        """Attention over query (scaled), key and value, each a third of the layer's result."""
+        width = layer.outputs // 3
+        result = _empty(images, tokens, width)
         self._library.attention_quantize(
-            *_pointers(*result),
+            layer.pointer,
+            *_pointers(*quantized),
             *map(c_int64, (images, tokens, heads, width // heads)),
-            *_pointers(out, values, scale),
+            *_pointers(*result),
             _threads(),
         )
-        return values, scale
+        return result
 
 
-def _empty(images: int, tokens: int, width: int) -> tuple[Tensor, Tensor]:
+def _empty(images: int, tokens: int, width: int) -> Quantized:
     rows = images * (tokens + 1)
     return torch.empty(rows, width, dtype=torch.uint8), torch.empty(rows)
 

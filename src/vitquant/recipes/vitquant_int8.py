@@ -1,10 +1,9 @@
-"""INT8 end to end: smoothed, GPTQ-rounded weights, per-token activations, and fused kernels between the linear layers.
+"""INT8 end to end: smoothed, GPTQ-rounded weights, per-token activations, and fused kernels of our own.
 
-Every linear layer of the blocks multiplies INT8 weights (per-channel scales) by 8-bit activations (per-token scales),
-in oneDNN or, on CPUs with AVX2 and no more, in a kernel of ours; LayerNorm, GELU and attention are one kernel each,
-which also quantizes for the next layer, so that activations cross memory once. Smoothing costs nothing at run time: it
-is folded into LayerNorm, into the value rows of qkv, and into the GELU kernel. The class token, which the classifier
-reads, is quantized as a high and a low part.
+Every linear layer of the blocks multiplies INT8 weights (per-channel scales) by 8-bit activations (per-token scales).
+It is one kernel with what follows it (attention, GELU, or the residual sum and LayerNorm) and with the quantization of
+the next layer's input. Smoothing costs nothing at run time: it is folded into LayerNorm, into the value rows of qkv,
+and into the GELU kernel. The class token, which the classifier reads, is quantized as a high and a low part.
 docs/vitquant-int8.md has what each step gave.
 """
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitquant.artifact import Artifact, read_weights, write_weights
-from vitquant.engines.int8_kernels import Kernels, Linear, largest_weight_sum
+from vitquant.engines.int8_kernels import Kernels, Linear, Quantized, largest_weight_sum
 from vitquant.errors import UnsupportedError
 from vitquant.parallel import one_core_each
 from vitquant.params import Section
@@ -122,17 +121,19 @@ class Int8Blocks(nn.Module):
     def _run(self, tokens: Tensor) -> Tensor:
         images, count, _ = tokens.shape
         residual = tokens.contiguous().clone()
-        kernels, pending = self.kernels, None
+        kernels = self.kernels
+        before: Linear | None = None
+        quantized: Quantized | None = None
         for (heads, epsilon1, epsilon2), layers, floats in zip(self.shapes, self.layers, self.floats, strict=True):
             qkv, proj, fc1, fc2 = (layers[name] for name in LAYERS)
-            quantized = kernels.add_norm(residual, pending, floats["norm1.weight"], floats["norm1.bias"], epsilon1)
-            quantized = kernels.attention(qkv(*quantized), heads, images, count)
-            result = proj(*quantized)
-            quantized = kernels.add_norm(residual, result, floats["norm2.weight"], floats["norm2.bias"], epsilon2)
-            quantized = kernels.gelu(fc1(*quantized), floats["mlp.centre"], floats["mlp.inverse"], images, count)
-            pending = fc2(*quantized)
-        if pending:
-            kernels.add(residual, pending)
+            norms = [(floats[f"{norm}.weight"], floats[f"{norm}.bias"]) for norm in ("norm1", "norm2")]
+            quantized = kernels.add_norm(residual, before, quantized, *norms[0], epsilon1)
+            quantized = kernels.attention(qkv, quantized, heads, images, count)
+            quantized = kernels.add_norm(residual, proj, quantized, *norms[1], epsilon2)
+            quantized = kernels.gelu(fc1, quantized, floats["mlp.centre"], floats["mlp.inverse"], images, count)
+            before = fc2
+        if before and quantized:
+            kernels.add(residual, before, quantized)
         return residual
 
 
