@@ -35,7 +35,7 @@ kernels, weight, counts = Kernels(), torch.ones(64), set()
 torch.set_num_threads(2)
 def function(batch):
     residual = batch.float().flatten(1, 2).repeat(1, 1, 64)
-    kernels.add_norm(residual, None, weight, weight, 1e-6)
+    kernels.add_norm(residual, None, None, weight, weight, 1e-6)
     counts.add(len(os.listdir("/proc/self/task")))
     return residual[:, 0]
 images = np.zeros((12, 8, 8, 1), np.uint8)
