@@ -174,7 +174,7 @@ def test_inputs_come_in_eights(kernels: Kernels) -> None:
 
 
 def every_kernel(kernels: Kernels) -> list[Tensor]:
-    images, tokens, heads, depth = 3, 21, 3, 24
+    images, tokens, heads, depth = 3, 21, 2, 36
     width = heads * depth
     residual = random(images, tokens, width)
     layer, quantized, _ = linear(kernels, images, tokens, width)

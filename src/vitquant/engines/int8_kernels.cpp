@@ -3,9 +3,9 @@
 // cache.
 //
 // A linear layer gives acc, float32: the integer product times the weight's scale of each output channel. A row's true
-// value is acc * scale[row] + bias. An image has tokens + 1 rows: the class token, its low part, and the other tokens. The
-// class token carries what the classifier reads, so it is quantized twice as finely: value = high + low, both 8 bits; that
-// costs one row in 257.
+// value is acc * scale[row] + bias. An image has tokens + 1 rows: the class token, its low part, and the other tokens.
+// The class token carries what the classifier reads, so it is quantized twice as finely: value = high + low, both 8
+// bits; that costs one row in 257.
 //
 // Quantized values are unsigned 8-bit integers around ZERO_POINT, one scale per row (per-token, symmetric).
 
@@ -416,11 +416,11 @@ inline void multiply(const Layer& layer, int64_t n, int64_t rows, const uint8_t*
         panel_rows<LINEAR_ROWS>(rows - r, layer, n, values + r * layer.width, acc + r * layer.outputs);
 }
 
-// Calls use(image, row, result, own) for every token's row, on `threads` threads: `result` is the linear layer's for a band
-// of rows which this one is in (nothing where there is no layer), `own` a buffer of `width` numbers for each thread.
+// Calls use(image, row, result, own) for every token's row, on `threads` threads: `result` is the linear layer's for a
+// band of rows which this one is in (nothing where there is no layer), `own` a buffer of `width` numbers of the thread.
 template <class Use>
-void by_bands(const Layer* layer, const Quantized& input, int64_t images, int64_t tokens, int64_t width, int threads,
-              Use use) {
+void by_bands(const Layer* layer, const uint8_t* input, const float* input_scale, int64_t images, int64_t tokens,
+              int64_t width, int threads, Use use) {
     const int64_t rows = tokens + 1, tiles = (rows + LINEAR_ROWS - 1) / LINEAR_ROWS;  // of an image
 #pragma omp parallel num_threads(threads)
     {
@@ -435,8 +435,8 @@ void by_bands(const Layer* layer, const Quantized& input, int64_t images, int64_
             if (layer) {
                 const int64_t from = image * rows + first;
                 for (int64_t n = 0; n < layer->outputs; n += PANEL)
-                    multiply(*layer, n, last - first, input.values + from * layer->width, acc.data());
-                result = Rows{acc.data(), input.scale + from, layer->bias, first, layer->outputs};
+                    multiply(*layer, n, last - first, input + from * layer->width, acc.data());
+                result = Rows{acc.data(), input_scale + from, layer->bias, first, layer->outputs};
             }
             for (int64_t row = first; row < last; row++)
                 if (row != 1) use(image, row, result, own.data());
@@ -453,8 +453,8 @@ extern "C" {
 // What `Layer.outputs` must be a multiple of.
 int64_t panel() { return PANEL; }
 
-// Weights, int8 (outputs, width), as `Layer` holds them: for each panel of outputs, the first four inputs of all of them,
-// then the next four.
+// Weights, int8 (outputs, width), as `Layer` holds them: for each panel of outputs, the first four inputs of all of
+// them, then the next four.
 void pack(const int8_t* weight, int64_t outputs, int64_t width, int8_t* packed) {
     for (int64_t n = 0; n < outputs; n += PANEL)
         for (int64_t k = 0; k < width; k += 4)
@@ -462,9 +462,9 @@ void pack(const int8_t* weight, int64_t outputs, int64_t width, int8_t* packed) 
 }
 
 // residual += the linear layer's result (none where layer is null); then LayerNorm, quantized (not where values is null).
-void add_norm_quantize(float* residual, const Layer* layer, uint8_t* input, float* input_scale, int64_t images,
-                       int64_t tokens, int64_t width, const float* gain, const float* shift, float epsilon,
-                       uint8_t* values, float* scale, int threads) {
+void add_norm_quantize(float* residual, const Layer* layer, const uint8_t* input, const float* input_scale,
+                       int64_t images, int64_t tokens, int64_t width, const float* gain, const float* shift,
+                       float epsilon, uint8_t* values, float* scale, int threads) {
     const Quantized quantized{values, scale, width};
     const auto use = [=](int64_t image, int64_t row, const Rows& result, float* x) {
         float* own = residual + (image * tokens + (row ? row - 1 : 0)) * width;
@@ -485,12 +485,13 @@ void add_norm_quantize(float* residual, const Layer* layer, uint8_t* input, floa
         for (int64_t i = 0; i < width; i++) x[i] = (own[i] - mean) * inverse * gain[i] + shift[i];
         quantized.write(image * (tokens + 1) + row, x, row == 0);
     };
-    by_bands(layer, Quantized{input, input_scale, 0}, images, tokens, width, threads, use);
+    by_bands(layer, input, input_scale, images, tokens, width, threads, use);
 }
 
 // (GELU(the linear layer's result) - centre) * inverse, quantized.
-void gelu_quantize(const Layer* layer, uint8_t* input, float* input_scale, int64_t images, int64_t tokens, int64_t width,
-                   const float* centre, const float* inverse, uint8_t* values, float* scale, int threads) {
+void gelu_quantize(const Layer* layer, const uint8_t* input, const float* input_scale, int64_t images, int64_t tokens,
+                   int64_t width, const float* centre, const float* inverse, uint8_t* values, float* scale,
+                   int threads) {
     const Quantized quantized{values, scale, width};
     const auto use = [=](int64_t image, int64_t row, const Rows& result, float* x) {
         result.read(row, 0, width, x);
@@ -498,29 +499,38 @@ void gelu_quantize(const Layer* layer, uint8_t* input, float* input_scale, int64
         for (int64_t i = 0; i < width; i++) x[i] = (gelu(x[i]) - centre[i]) * inverse[i];
         quantized.write(image * (tokens + 1) + row, x, row == 0);
     };
-    by_bands(layer, Quantized{input, input_scale, 0}, images, tokens, width, threads, use);
+    by_bands(layer, input, input_scale, images, tokens, width, threads, use);
 }
 
-// Multi-head attention over query, key and value side by side in the linear layer's result (3 * heads * depth), quantized.
+// Multi-head attention over query, key and value side by side in the linear layer's result, 3 * heads * depth, quantized.
 void attention_quantize(const Layer* layer, const uint8_t* input, const float* input_scale, int64_t images,
                         int64_t tokens, int64_t heads, int64_t depth, uint8_t* values, float* scale, int threads) {
-    const int64_t width = heads * depth, rows = tokens + 1;
+    const int64_t width = heads * depth, rows = tokens + 1, panels = layer->outputs / PANEL;
     const Quantized quantized{values, scale, width};
-    Buffer<float> acc(rows * layer->outputs), out(tokens * width);  // of one image
+    const int64_t most = std::min(images, (threads + heads - 1) / heads);  // images at once: a head for every thread
+    Buffer<float> acc(most * rows * layer->outputs), out(most * tokens * width);
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch;
-        for (int64_t image = 0; image < images; image++) {
-            const Rows qkv{acc.data(), input_scale + image * rows, layer->bias, 0, layer->outputs};
+        for (int64_t first = 0; first < images; first += most) {
+            const int64_t count = std::min(most, images - first);
 #pragma omp for schedule(static)
-            for (int64_t n = 0; n < layer->outputs; n += PANEL)
-                multiply(*layer, n, rows, input + image * rows * layer->width, acc.data());
+            for (int64_t task = 0; task < count * panels; task++) {
+                const int64_t image = task / panels;
+                multiply(*layer, task % panels * PANEL, rows, input + (first + image) * rows * layer->width,
+                         acc.data() + image * rows * layer->outputs);
+            }
 #pragma omp for schedule(dynamic)
-            for (int64_t head = 0; head < heads; head++)
-                attend(qkv, tokens, width, head, depth, out.data(), scratch);
+            for (int64_t task = 0; task < count * heads; task++) {
+                const int64_t image = task / heads;
+                const Rows qkv{acc.data() + image * rows * layer->outputs, input_scale + (first + image) * rows,
+                               layer->bias, 0, layer->outputs};
+                attend(qkv, tokens, width, task % heads, depth, out.data() + image * tokens * width, scratch);
+            }
 #pragma omp for schedule(static)
-            for (int64_t token = 0; token < tokens; token++)
-                quantized.write(image * rows + row_of(token), out.data() + token * width, token == 0);
+            for (int64_t token = 0; token < count * tokens; token++)
+                quantized.write((first + token / tokens) * rows + row_of(token % tokens), out.data() + token * width,
+                                token % tokens == 0);
         }
     }
 }
