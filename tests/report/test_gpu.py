@@ -86,7 +86,7 @@ def test_one_device(tmp_path: Path, device: dict) -> None:
     verdict = "- Batch 128: yes. `int8-compiled` is faster: 1.25 [1.20, 1.30] × the speed, with -0.10 [-0.30, +0.10] pp"
     assert verdict in text
     assert "Batch 1: not shown. `int8-compiled` is fastest of the 8-bit ones, without an interval to decide" in text
-    assert "- `fp8-compiled`, benchmark: needs \\| compute capability 8.9" in text
+    assert "- benchmark of `fp8-compiled`: needs \\| compute capability 8.9" in text
     row = next(line for line in text.splitlines() if line.startswith("| int8-compiled"))
     assert "6.25 [6.20, 6.30]" in row
     assert "8,000" in row

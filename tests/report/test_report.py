@@ -93,11 +93,11 @@ def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inpu
     change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "no VNNI"}})
     joined = join(params, inputs)
     assert joined["recipes"]["dynamic-int8"] == {"unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"}}
-    assert "`dynamic-int8`, benchmark: no VNNI" in tables.unavailable(joined)
+    assert "- benchmark of `dynamic-int8`: no VNNI" in tables.unavailable(joined["recipes"])
     build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "`dynamic-int8` was not timed: see below" in text
-    assert "- `dynamic-int8`, benchmark: no VNNI" in text
+    assert "- benchmark of `dynamic-int8`: no VNNI" in text
 
 
 def test_speed_without_accuracy_and_accuracy_without_speed(params: Params, inputs: Inputs, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
         )
     build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "`fp32`, accuracy: untrained head" in text
+    assert "accuracy of `fp32`, `dynamic-int8`: untrained head" in text
     assert "**Use** no recipe on the strength of this study: accuracy was not measured" in text
     assert "`dynamic-int8` has 2.50 [2.50, 2.50] × the speed" in text
     assert files.read_json(tmp_path / "metrics.json")["recipes"]["fp32"]["size_mb"] == 80.0
@@ -165,7 +165,7 @@ def test_two_classes_have_no_top5(params: Params, inputs: Inputs, prepared, tmp_
         accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
     build.report(params, dataclasses.replace(inputs, data=data), tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "- `fp32`, top5: top-5 of 2 classes is always 100 %" in text
+    assert "- top5 of `fp32`, `dynamic-int8`: top-5 of 2 classes is always 100 %" in text
     assert "| top-5 % |" not in text
     row = next(line for line in text.splitlines() if line.startswith("| top-5, difference"))
     assert "**not measured here**" in row

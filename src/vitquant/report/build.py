@@ -76,14 +76,13 @@ def _values(params: Params, content: Content, drawn: list[figures.Drawn]) -> dic
     study, environment = joined["study"], joined["environment"]
     commit = str(environment.get("git_commit", "unknown"))
     findings = claims.audit(joined, content.cuda, content.crop)
-    missing = tables.unavailable(joined)
     return {
         "title": escape(params.study),
         "study": f"{code(study['model'])} on {escape(study['data'])}: {study['eval_images']:,} validation images, "
         f"{study['classes']} classes, on {escape(environment['cpu'])}.",
         "answer": answer.answer(joined, content.cuda),
         "summary_table": tables.summary(joined, marked=answer.recommended(joined)),
-        "unavailable": f"Not measured:\n\n{missing}" if missing else "",
+        "unavailable": tables.unavailable(joined["recipes"]),
         "where": f"{code(study['model'])} on {escape(study['data'])}, on the CPU, {escape(environment['cpu'])}, "
         f"unless a row says otherwise",
         "verdicts": claims.count(findings),

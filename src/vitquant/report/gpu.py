@@ -6,7 +6,7 @@ from typing import Any
 from vitquant import files
 from vitquant.errors import VitquantError
 from vitquant.report.metrics import HALVES
-from vitquant.report.tables import table
+from vitquant.report.tables import table, unavailable
 from vitquant.report.text import (
     code,
     escape,
@@ -91,13 +91,8 @@ def _study(device: str, name: str, study: Study) -> list[str]:
         _verdict(study),
         _table(study),
     ]
-    reasons = [
-        f"- {code(recipe)}, {escape(what)}: {escape(reason)}"
-        for recipe, values in study["recipes"].items()
-        for what, reason in values.get("unavailable", {}).items()
-    ]
-    if reasons:
-        parts.append("Not measured:\n\n" + "\n".join(reasons))
+    if missing := unavailable(study["recipes"]):
+        parts.append(missing)
     if study.get("profile"):
         parts.append(f"Milliseconds per image by kind of kernel:\n\n{_profile(study['profile'])}")
     return parts

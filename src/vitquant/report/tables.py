@@ -107,13 +107,14 @@ def claims(findings: Sequence[Any]) -> str:
     )
 
 
-def unavailable(metrics: dict[str, Any]) -> str:
-    """A line for everything that could not be measured, or the empty string."""
-    return "\n".join(
-        f"- {code(name)}, {what}: {escape(reason)}"
-        for name, recipe in metrics["recipes"].items()
-        for what, reason in recipe.get("unavailable", {}).items()
-    )
+def unavailable(recipes: dict[str, dict[str, Any]]) -> str:
+    """A line for everything that could not be measured, with the recipes that it is true of, or the empty string."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, recipe in recipes.items():
+        for what, reason in recipe.get("unavailable", {}).items():
+            found.setdefault((what, reason), []).append(code(name))
+    lines = [f"- {escape(what)} of {', '.join(names)}: {escape(reason)}" for (what, reason), names in found.items()]
+    return "\n".join(["Not measured:", "", *lines]) if lines else ""
 
 
 def batch_sizes(metrics: dict[str, Any]) -> list[int]:
