@@ -101,7 +101,7 @@ def test_no_text_is_cut(classes: int) -> None:
     profile = {"batch": 8, "recipes": {name: dict.fromkeys(figures_detail.KINDS, 10.0) for name in ("fp32", "int8")}}
     images = np.zeros((1, 64, 64, 3), np.uint8)
     with mpl.rc_context(style.STYLE):
-        for name, _, figure in figures._figures(content, benchmark, details, profile, images, ["vitquant-int8"]):
+        for name, _, figure in figures.drawings(content, benchmark, details, profile, images, ["vitquant-int8"]):
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             width, height = canvas.get_width_height()

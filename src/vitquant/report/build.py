@@ -59,10 +59,11 @@ def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
 
 def write(params: Params, content: Content, out: Path) -> None:
     """Draw the figures and write report.md and report.html into the folder `out`."""
-    drawn = figures.draw(
+    drawings = figures.drawings(
         content.metrics, content.benchmark, content.details, content.profile, content.images,
-        answer.marked(content.metrics), out / "figures",
+        answer.marked(content.metrics),
     )  # fmt: skip
+    drawn = figures.draw(drawings, out / "figures")
     template = Template(resources.files("vitquant.report").joinpath("template.md").read_text("utf-8"))
     markdown = template.substitute(_values(params, content, drawn))
     with files.atomic(out / "report.md") as partial:

@@ -1,6 +1,6 @@
 """The report's figures, PNG and SVG; the first four are drawn here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,27 +30,20 @@ class Drawn:
     description: str
 
 
-def draw(
-    metrics: dict[str, Any],
-    benchmark: dict[str, Any],
-    details: dict[str, Any],
-    profile: dict[str, Any],
-    images: NDArray[np.uint8] | None,
-    marked: Sequence[str],
-    destination: Path,
-) -> list[Drawn]:
+Drawing = tuple[str, str, Figure]
+"""A figure's name, what it shows, and the figure."""
+
+
+def draw(drawings: Iterable[Drawing], destination: Path) -> list[Drawn]:
     """Write every figure below `destination`, which is replaced whole, as PNG and SVG.
 
-    One that there is nothing to draw for says so, so that every study has the same files.
-
     Args:
-        images: of the validation split, for the contact sheet.
-        marked: the recipes to set off in colour.
+        drawings: made one by one, in the style that is set while they are written.
     """
     drawn = []
     with files.atomic(destination) as partial, mpl.rc_context(style.STYLE):
         partial.mkdir()
-        for name, description, figure in _figures(metrics, benchmark, details, profile, images, marked):
+        for name, description, figure in drawings:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is done, and is the same in both formats
             figure.savefig(partial / f"{name}.png")
@@ -59,14 +52,20 @@ def draw(
     return drawn
 
 
-def _figures(
+def drawings(
     metrics: dict[str, Any],
     benchmark: dict[str, Any],
     details: dict[str, Any],
     profile: dict[str, Any],
     images: NDArray[np.uint8] | None,
     marked: Sequence[str],
-) -> Iterator[tuple[str, str, Figure]]:
+) -> Iterator[Drawing]:
+    """The report's figures, made one by one. One that there is nothing to draw for says so: every study has them all.
+
+    Args:
+        images: of the validation split, for the contact sheet.
+        marked: the recipes to set off in colour.
+    """
     yield (
         "accuracy_difference",
         "Difference in top-1 to FP32 for each recipe, in percentage points, with 95 % intervals",
