@@ -1,12 +1,11 @@
 import hashlib
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from servers import Server, isolate, serve
 
 from vitquant import downloads
 from vitquant.downloads import download
@@ -18,99 +17,15 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Sends CONTENT the way `script` says: one entry per request, the last for all that follow.
-
-    "good"; an int, the bytes after which the connection is cut; ("hang", n), silence after n bytes, or before
-    the headers where n is None; ("chunked", n), a chunked answer that is cut; "no ranges", "no length", "moved
-    range"; or a status, as a str.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[object] = ["good"]
-        self.starts: list[int] = []
-        self.sent: list[int] = []
-        self.ended = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/files/weights.bin?raw=1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        script = self.server.script
-        step = script.pop(0) if len(script) > 1 else script[0]
-        self.close_connection = True
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        self.server.starts.append(start)
-        if isinstance(step, str) and step.isdecimal():
-            self.reply(int(step), {"Content-Length": "0"})
-            return
-        if step == ("hang", None):
-            self.server.ended.wait(20)
-            return
-        if step in {"no ranges", "no length"}:
-            start = 0
-        if start >= len(CONTENT):
-            self.reply(416, {"Content-Range": f"bytes */{len(CONTENT)}", "Content-Length": "0"})
-            return
-        body = CONTENT[start:]
-        headers = {"Content-Length": str(len(body))}
-        if isinstance(step, tuple) and step[0] == "chunked":
-            headers = {"Transfer-Encoding": "chunked"}
-        elif step == "no length":
-            headers = {"Connection": "close"}
-        if start:
-            first = start - 1 if step == "moved range" else start
-            headers["Content-Range"] = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
-        self.reply(206 if start else 200, headers)
-        limit = step if isinstance(step, int) else step[1] if isinstance(step, tuple) else len(body)
-        self.server.sent.append(len(body[:limit]))  # first: the client may be done before the write returns
-        if "Transfer-Encoding" in headers:
-            self.wfile.write(b"%x\r\n%s\r\n" % (limit, body[:limit]))
-        else:
-            self.wfile.write(body[:limit])
-        if isinstance(step, tuple) and step[0] == "hang":
-            self.server.ended.wait(20)
-        self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_WR)
-
-    def reply(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
+def server() -> Iterator[Server]:
+    with serve({"/files/weights.bin?raw=1": CONTENT}) as running:
         yield running
-        running.ended.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "cache"))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(downloads, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(downloads, "BACKOFF", 0.01)
+    isolate(monkeypatch, tmp_path / "cache")
     return tmp_path / "cache"
 
 
