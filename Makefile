@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-full diff test lint clean docker-build docker-test docker-bench
+.PHONY: help setup repro repro-full diff test lint dependencies clean docker-build docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,8 @@ $(VENV)/.ready: pyproject.toml uv.lock
 	@touch $@
 
 repro: setup ## run the study, or what has changed of it, and print the result
+	@python dependencies/update.py
+	@vitquant check
 	@vitquant machine --out results/machine.json
 	dvc repro
 	@vitquant summary --readme README.md
@@ -32,11 +34,15 @@ diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD
 test: setup ## run the tests
 	pytest
 
-lint: setup ## check format, lint, types and the Dockerfile
+lint: setup ## check format, lint, types, the Dockerfile and the stages' dependencies
 	ruff format --check
 	ruff check
 	mypy
 	hadolint docker/Dockerfile
+	python dependencies/update.py --check
+
+dependencies: setup ## make the links to the code that each stage of dvc.yaml depends on, from the imports
+	@python dependencies/update.py
 
 # Containers: DOCKER may be podman, or buildah to build; BASE another base image. docs/gpu-hosts.md says what GPUs need.
 DOCKER ?= docker
@@ -64,4 +70,5 @@ docker-bench: ## run the CUDA benchmark in the container, on this checkout: resu
 		--volume "$(CURDIR):/vitquant" vitquant docker/bench.sh $(BENCH)
 
 clean: ## delete the environment, and all data, models and caches; results in git stay
-	rm -rf $(VENV) .dvc/cache .dvc/tmp data models results/predictions .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .dvc/cache .dvc/tmp data/raw data/processed data/.*.partial models results/predictions \
+		.mypy_cache .pytest_cache .ruff_cache

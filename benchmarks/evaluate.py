@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitquant import recipes
+from vitquant import cpu, recipes
 from vitquant.data.prepared import Prepared
-from vitquant.measure import accuracy, environment, statistics
+from vitquant.measure import accuracy, statistics
 from vitquant.parallel import CPU, map_batches
 from vitquant.params import Evaluate
 
@@ -37,7 +37,7 @@ class FirstImages(Prepared):
 def main(recipe: str = "dynamic-int8", count: str = "128") -> None:
     predictor = recipes.load(Path("models/recipes") / recipe)
     prepared = FirstImages(Path("data/processed"), int(count))
-    threads = environment.cores()
+    threads = cpu.cores()
     tensors = [predictor.preprocess(image[None]) for image in prepared.images("val")]
     index = np.arange(len(tensors))[:, None]
 

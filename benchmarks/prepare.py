@@ -23,7 +23,7 @@ from vitquant import params
 from vitquant.data.prepare import prepare
 from vitquant.data.sources import SOURCES
 from vitquant.measure import statistics
-from vitquant.models.vit import geometry
+from vitquant.models.vit import preprocessing
 
 ROUNDS = 5
 
@@ -32,7 +32,7 @@ def main(count: str = "5000", study_file: str = "params.yaml", raw: str = "data/
     study = params.load(Path(study_file))
     samples = SOURCES[study.data.source].samples(study.data, Path(raw))
     samples = list(itertools.islice(itertools.cycle(samples), int(count)))
-    shape = geometry(study.model.name, study.data)
+    shape = preprocessing(study.model.name, study.data)
 
     def decode(sample) -> None:
         with Image.open(io.BytesIO(sample.read())) as image:

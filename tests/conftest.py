@@ -10,18 +10,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitquant import artifact, baseline, files
+from vitquant import artifact, files
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
-from vitquant.data.prepared import Geometry, Prepared
+from vitquant.data.prepared import Prepared
+from vitquant.images import Preprocessing
 from vitquant.measure import accuracy
+from vitquant.models import baseline
 from vitquant.params import Params, Recipe
 from vitquant.report.metrics import Inputs
+from vitquant.traits import FP32, Traits
 
 CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
 SIDE = 64  # pixels; test_vit has patches of 16
 FP32_MS = [100.0, 110.0, 90.0, 105.0]
-GEOMETRY = Geometry(72, SIDE, "bicubic")
+PREPROCESSING = Preprocessing(resize=72, crop=SIDE, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
+INT8 = Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
+TRAITS = {name: traits.model_dump(mode="json") for name, traits in (("fp32", FP32), ("dynamic-int8", INT8))}
 
 
 def draw_image(label: str, seed: int) -> Image.Image:
@@ -79,7 +84,7 @@ def mini_study(images: Path) -> dict:
             "seed": 0,
         },
         "cuda": {
-            "recipes": {"fp32": {"method": "gpu_float", "dtype": "float32", "compile": "eager"}},
+            "recipes": {"fp32": {"method": "floating_point", "dtype": "float32", "compile": False}},
             "warmup": 1,
             "batches": [{"size": 1, "rounds": 3, "passes": 2}, {"size": 4, "rounds": 3}],
             "seed": 0,
@@ -116,7 +121,7 @@ def params(images: Path) -> Params:
 def prepared(images: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The images, decoded and split."""
     path = tmp_path_factory.mktemp("data") / "processed"
-    prepare(folder.samples(params.data, images), GEOMETRY, params.data, path)
+    prepare(folder.samples(params.data, images), PREPROCESSING, params.data, path)
     return Prepared(path)
 
 
@@ -166,7 +171,13 @@ def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
     for name, right in (("fp32", 20), ("dynamic-int8", 18)):
         predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
         logits = np.eye(6, dtype=np.float32)[predicted] + 0.5 * np.eye(6, dtype=np.float32)[labels]
-        summary = {"recipe": name, **accuracy.summarize(logits, labels), "device": "cpu", "details": {}}
+        summary = {
+            "recipe": name,
+            "traits": TRAITS[name],
+            **accuracy.summarize(logits, labels),
+            "device": "cpu",
+            "details": {},
+        }
         accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
     files.write_json(
         inputs.benchmark,
@@ -182,11 +193,13 @@ def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
             },
             "recipes": {
                 "fp32": {
+                    "traits": TRAITS["fp32"],
                     "latency_ms": {"1": FP32_MS, "8": [8 * ms for ms in FP32_MS]},
                     "memory_bytes": {"model": 100_000_000, "peak": 120_000_000},
                     "size_bytes": 80_000_000,
                 },
                 "dynamic-int8": {
+                    "traits": TRAITS["dynamic-int8"],
                     "latency_ms": {"1": [ms / 2.5 for ms in FP32_MS], "8": [ms * 4 for ms in FP32_MS]},
                     "memory_bytes": {"model": 50_000_000, "peak": 60_000_000},
                     "size_bytes": 20_000_000,

@@ -7,6 +7,7 @@ import yaml
 from conftest import mini_study
 
 STAGES = [
+    "check",
     "machine",
     "fetch",
     "prepare",
@@ -79,6 +80,6 @@ def test_an_error_is_one_line(study: dict, tmp_path: Path, arguments: list[str],
 def test_a_mistake_in_a_recipe_shows_before_the_work_begins(study: dict, tmp_path: Path) -> None:
     study["recipes"]["dynamic-int8"]["per_chanel"] = True
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
-    result = vitquant("baseline", "--raw", "none", "--data", "none", "--out", "out", cwd=tmp_path)
+    result = vitquant("check", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "Error: params.yaml: recipes.dynamic-int8: per_chanel: unknown key\n"

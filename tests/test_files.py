@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GEOMETRY
+from conftest import PREPROCESSING
 
 from vitquant import artifact, files
 from vitquant.data import folder, prepare
 from vitquant.errors import VitquantError
+from vitquant.traits import FP32
 
 
 @pytest.fixture
@@ -83,7 +84,12 @@ def test_a_full_disk_while_writing_json(small_disk: Path) -> None:
 
 def test_a_full_disk_while_preparing(small_disk: Path, images: Path, params) -> None:
     with pytest.raises(OSError, match="No space left"):
-        prepare.prepare(folder.samples(params.data, images), GEOMETRY, params.data, small_disk / "processed")
+        prepare.prepare(
+            folder.samples(params.data, images),
+            PREPROCESSING,
+            params.data,
+            small_disk / "processed",
+        )
     assert list(small_disk.iterdir()) == []
 
 
@@ -92,6 +98,7 @@ def test_a_full_disk_while_writing_weights(small_disk: Path) -> None:
         recipe="r",
         method="fp32",
         options={},
+        traits=FP32,
         architecture="test_vit",
         preprocessing=artifact.Preprocessing(resize=1, crop=1, interpolation="bicubic", mean=[0.0] * 3, std=[1.0] * 3),
         classes=["a", "b"],

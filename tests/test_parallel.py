@@ -28,7 +28,7 @@ def test_the_int8_kernels_add_no_threads_to_those_of_the_pool() -> None:
     script = """
 import os
 import numpy as np, torch
-from vitquant.engines.int8_kernels import Kernels
+from vitquant.recipes.vitquant_int8.kernels import Kernels
 from vitquant.parallel import CPU, map_batches
 from vitquant.params import Evaluate
 kernels, weight, counts = Kernels(), torch.ones(64), set()

@@ -4,7 +4,7 @@
 every other file; those hold the weights, in formats that load without running code from the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,28 +20,13 @@ from torch import Tensor
 
 from vitquant import files
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.images import ImageSource, Preprocessing
 from vitquant.params import describe
+from vitquant.traits import Traits
 
 SPEC_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"
 CPU = torch.device("cpu")
-
-
-class Preprocessing(BaseModel):
-    """From an image file to the model's input."""
-
-    resize: int
-    crop: int
-    interpolation: str
-    mean: list[float]
-    std: list[float]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""
-        mean, std = (torch.tensor(values, device=images.device).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
-        planes = images.permute(0, 3, 1, 2)
-        tensor = planes.to(torch.float32, memory_format=torch.contiguous_format)
-        return tensor.mul_(1 / (255 * std)).sub_(mean / std)
 
 
 class FileDigest(BaseModel):
@@ -59,6 +44,7 @@ class Spec(BaseModel):
     recipe: str
     method: str
     options: dict[str, Any]
+    traits: Traits
     architecture: str
     preprocessing: Preprocessing
     classes: list[str]
@@ -91,7 +77,7 @@ class Artifact:
 
 
 class Predictor:
-    """A loaded artifact: uint8 images (N, H, W, 3) in, float32 logits (N, C) out.
+    """A loaded artifact: image files, or uint8 images (N, H, W, 3), in, float32 logits (N, C) out.
 
     `forward` is the model alone, on preprocessed images; it is what the benchmark times.
     """
@@ -122,16 +108,30 @@ class Predictor:
         with torch.inference_mode():
             return self._forward(inputs)
 
-    def __call__(self, images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Predict.
+    def __call__(self, images: NDArray[np.uint8] | Tensor | Sequence[ImageSource]) -> NDArray[np.float32]:
+        """Predict: a batch of uint8 images (N, H, W, 3), or a list of image files, their contents, or Pillow's images.
 
         Raises:
-            VitquantError: images that `preprocess` refuses, or logits that are not finite.
+            UndecodableError: one of the list is no image.
+            VitquantError: images that `preprocess` refuses, an empty list, or logits that are not finite.
         """
+        if not isinstance(images, np.ndarray | Tensor):
+            if not images:
+                raise VitquantError("there is no image to predict")
+            images = np.stack([self.artifact.spec.preprocessing.pixels(image) for image in images])
         logits: NDArray[np.float32] = self.forward(self.preprocess(images)).cpu().numpy()
         if not np.isfinite(logits).all():
             raise VitquantError(f"{self.artifact.path} gives NaN or infinite logits: its weights are broken")
         return logits
+
+
+def unfinished(spec: Spec, directory: Path, method: str, options: BaseModel) -> Artifact:
+    """The artifact that a method is making in `directory`, its weights written, as its `load` will see it.
+
+    Args:
+        spec: of the FP32 artifact.
+    """
+    return Artifact(directory, spec.model_copy(update={"method": method, "options": options.model_dump()}))
 
 
 def write(path: Path, spec: Spec, fill: Callable[[Path], dict[str, Any]]) -> None:

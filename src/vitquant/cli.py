@@ -5,22 +5,19 @@ from typing import Any
 
 import click
 
+from vitquant.commands import check, diff, experiment, recommend, summary
 from vitquant.errors import VitquantError
 from vitquant.stages import (
     baseline,
     benchmark,
     benchmark_cuda,
-    diff,
     evaluate,
-    experiment,
     fetch,
     machine,
     prepare,
     profile,
     quantize,
-    recommend,
     report,
-    summary,
 )
 
 
@@ -50,26 +47,11 @@ class Commands(click.Group):
 def main(params: Path) -> None:  # the stages read it from the context
     """What post-training quantization does to a Vision Transformer, on this machine, with this data.
 
-    The stages below run in this order under `dvc repro`, which reruns only what a change touches; dvc.yaml
-    shows how each is called.
+    The stages run under `dvc repro`, which reruns only what a change touches; dvc.yaml shows how each is called.
     """
 
 
-STAGES = (
-    machine,
-    fetch,
-    prepare,
-    baseline,
-    quantize,
-    evaluate,
-    benchmark,
-    benchmark_cuda,
-    profile,
-    report,
-    summary,
-    recommend,
-    diff,
-    experiment,
-)
-for stage in STAGES:
-    main.add_command(stage.command)
+STAGES = (machine, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, report)
+COMMANDS = (check, summary, recommend, diff, experiment)
+for module in (*STAGES, *COMMANDS):
+    main.add_command(module.command)

@@ -24,6 +24,7 @@ Url = Annotated[str, Field(pattern="^(https?://[^/]+|file://)/.+$")]
 Pixels = PositiveInt | Literal["auto"]
 RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+BASELINE = "fp32"  # the recipe of every difference and ratio
 
 
 class Section(BaseModel):
@@ -195,8 +196,8 @@ class Cuda(Benchmark):
 
     @model_validator(mode="after")
     def _known(self) -> "Cuda":
-        if "fp32" not in self.recipes:
-            raise ValueError("fp32 must be among the recipes: it is the baseline of every ratio")
+        if BASELINE not in self.recipes:
+            raise ValueError(f"{BASELINE} must be among the recipes: it is the baseline of every ratio")
         unknown = sorted(set(self.profile) - set(self.recipes))
         if unknown:
             raise ValueError(f"profile names recipes that are not there: {', '.join(unknown)}")
@@ -236,8 +237,8 @@ class Params(Section):
     @field_validator("recipes")
     @classmethod
     def _has_baseline(cls, recipes: dict[str, Recipe]) -> dict[str, Recipe]:
-        if "fp32" not in recipes:
-            raise ValueError("fp32 must be among the recipes: it is the baseline of every difference and ratio")
+        if BASELINE not in recipes:
+            raise ValueError(f"{BASELINE} must be among the recipes: it is the baseline of every difference and ratio")
         return recipes
 
 

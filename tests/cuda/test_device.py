@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from vitquant import baseline, recipes
+from vitquant import recipes
 from vitquant.artifact import read_weights
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.measure import accuracy, benchmark, gpu
+from vitquant.measure import accuracy, benchmark, nvml
+from vitquant.models import baseline
 from vitquant.params import Batch, Benchmark, Evaluate, Params, Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -50,13 +51,13 @@ def test_a_recipe_without_cuda_kernels_stays_on_the_cpu(
 
 
 def test_another_process_on_the_gpu_is_named() -> None:
-    gpu.check_idle()
+    nvml.check_idle()
     program = "import torch, time; held = torch.zeros(1, device='cuda'); print('holding', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(VitquantError, match=r"in use by python.*--busy-ok"):
-            gpu.check_idle()
+            nvml.check_idle()
         other.kill()
 
 

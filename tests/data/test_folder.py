@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CLASSES, GEOMETRY, write_images
+from conftest import CLASSES, PREPROCESSING, write_images
 
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
@@ -19,7 +19,12 @@ def data(params: Params, path: Path) -> FolderData:
 def fetched(params: Params, path: Path, raw: Path) -> Prepared:
     """What the stages fetch and prepare make of a folder."""
     folder.fetch(data(params, path), raw)
-    prepare(folder.samples(data(params, path), raw), GEOMETRY, data(params, path), raw.parent / "processed")
+    prepare(
+        folder.samples(data(params, path), raw),
+        PREPROCESSING,
+        data(params, path),
+        raw.parent / "processed",
+    )
     return Prepared(raw.parent / "processed")
 
 

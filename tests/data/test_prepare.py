@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, GEOMETRY, SIDE
+from conftest import CLASSES, PREPROCESSING, SIDE
 from PIL import Image
 
 from vitquant.data import folder
@@ -24,7 +24,7 @@ def own_images(images: Path, tmp_path: Path) -> Path:
 
 def run(images: Path, params: Params, out: Path, **changes: object) -> Prepared:
     data = params.data.model_copy(update=changes)
-    prepare(folder.samples(data, images), GEOMETRY, data, out)
+    prepare(folder.samples(data, images), PREPROCESSING, data, out)
     return Prepared(out)
 
 

@@ -44,7 +44,7 @@ def test_two_classes_have_no_top5() -> None:
 
 def test_an_artifact_for_other_classes(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
-    shutil.copyfile(prepared.path / "geometry.json", tmp_path / "geometry.json")
+    shutil.copyfile(prepared.path / "preprocessing.json", tmp_path / "preprocessing.json")
     with pytest.raises(VitquantError, match="is for other classes than"):
         accuracy.predict(recipes.load(fp32), Prepared(tmp_path), PARAMS, 1)
 

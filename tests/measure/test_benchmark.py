@@ -23,7 +23,10 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
 
     artifact.write(tmp_path / "absent", artifact.open_artifact(fp32).spec, fill)
     result = benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1)
-    assert result["recipes"]["absent"] == {"unavailable": "no such instruction"}
+    assert result["recipes"]["absent"] == {
+        "traits": result["recipes"]["fp32"]["traits"],
+        "unavailable": "no such instruction",
+    }
     measured = result["recipes"][fp32.name]
     assert {size: len(times) for size, times in measured["latency_ms"].items()} == {"1": 4, "30": 2}
     assert all(time > 0 for times in measured["latency_ms"].values() for time in times)

@@ -5,8 +5,8 @@ import pytest
 
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
-from vitquant.measure import operations
-from vitquant.params import Params
+from vitquant.measure import operations, profiler
+from vitquant.params import Params, Recipe
 
 
 @pytest.mark.parametrize(
@@ -17,24 +17,28 @@ from vitquant.params import Params
         ("aten::mm", "linear layers"),
         ("aten::bmm", "attention"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
-        ("aten::gelu", "GELU and norms"),
-        ("aten::native_layer_norm", "GELU and norms"),
-        ("aten::convolution", "rest"),
-        ("aten::add", "rest"),
+        ("aten::gelu", profiler.ELEMENTWISE),
+        ("aten::native_layer_norm", profiler.ELEMENTWISE),
+        ("aten::mkldnn_convolution", "linear layers"),
+        ("aten::add", profiler.ELEMENTWISE),
+        ("aten::copy_", "rest"),
     ],
 )
 def test_operators_by_their_names(operator: str, kind: str) -> None:
-    assert operations.kind(operator) == kind
+    assert profiler.kind(operator) == kind
 
 
 def test_the_time_of_each_kind(params: Params, prepared: Prepared, fp32: Path, tmp_path: Path) -> None:
-    artifacts = {}
-    for name, recipe in params.recipes.items():
-        artifacts[name] = tmp_path / name
-        recipes.build(name, recipe, fp32, artifacts[name], np.zeros((1, 64, 64, 3), np.uint8))
-    profile = operations.profile(artifacts, prepared.path, threads=2)
-    assert list(profile["recipes"]) == ["fp32", "dynamic-int8"]
+    chosen = {
+        **params.recipes,
+        "engine": Recipe.model_validate({"method": "onnxruntime", "precision": "fp32"}),
+        "mine": Recipe.model_validate({"method": "int8_weight_only"}),
+    }
+    for name, recipe in chosen.items():
+        recipes.build(name, recipe, fp32, tmp_path / name, np.zeros((1, 64, 64, 3), np.uint8))
+    profile = operations.profile([tmp_path / name for name in chosen], prepared.path, threads=2)
+    assert list(profile["recipes"]) == ["fp32", "dynamic-int8", "mine"]  # the eager ones
     assert profile["environment"]["threads"] == 2
     for times in profile["recipes"].values():
-        assert list(times) == [*operations.KINDS, operations.REST]
+        assert list(times) == list(profiler.KINDS)
         assert all(time > 0 for time in times.values())

@@ -5,8 +5,8 @@ import torch
 
 from vitquant.errors import VitquantError
 from vitquant.models import weights
-from vitquant.models.vit import ViTClassifier, normalisation
-from vitquant.params import RandomModel
+from vitquant.models.vit import ViTClassifier, preprocessing
+from vitquant.params import Params, RandomModel
 
 
 def test_the_head_sees_the_class_token_and_the_mean_patch_token() -> None:
@@ -20,9 +20,13 @@ def test_the_head_sees_the_class_token_and_the_mean_patch_token() -> None:
     assert model(images).shape == (2, 5)
 
 
-def test_normalisation_is_the_architectures_own() -> None:
-    assert normalisation("vit_small_patch14_dinov2") == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert normalisation("test_vit") == ([0.5] * 3, [0.5] * 3)
+def test_normalisation_is_the_architectures_own(params: Params) -> None:
+    for name, mean, std in (
+        ("vit_small_patch14_dinov2", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("test_vit", [0.5] * 3, [0.5] * 3),
+    ):
+        found = preprocessing(name, params.data.model_copy(update={"resize": 256, "crop": 224}))
+        assert (found.mean, found.std) == (mean, std)
 
 
 def test_random_weights_follow_the_seed() -> None:

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from vitquant import artifact
 from vitquant.errors import VitquantError
+from vitquant.models.loading import load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization.observe import SAMPLE_IMAGES, Inputs, observe
-from vitquant.recipes.fp32 import load_model
 
 NAMES = [f"backbone.blocks.{block}.{layer}" for block in (0, 5) for layer in ("attn.qkv", "mlp.fc2")]
 
@@ -42,7 +42,7 @@ def captured(model: ViTClassifier, photographs: Tensor) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def seen(model: ViTClassifier, photographs: Tensor) -> dict[str, Inputs]:
-    return observe(model, photographs.split(5), NAMES)  # the last batch is smaller
+    return observe(model, photographs.split(5), NAMES, Inputs)  # the last batch is smaller
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +67,7 @@ def test_a_small_spread_survives_beside_a_large_mean() -> None:
     tokens = 0.01 * torch.randn(60, 20, 8, generator=torch.Generator().manual_seed(0))
     tokens += torch.tensor([0.0, 1.0, -1.0, 10.0, 300.0, -300.0, 1000.0, 1000.0])
     tokens[:, :, 7] = 1000.0  # and a channel that never changes
-    own = observe(nn.Sequential(nn.Linear(8, 2)), tokens.split(7), ["0"])["0"]
+    own = observe(nn.Sequential(nn.Linear(8, 2)), tokens.split(7), ["0"], Inputs)["0"]
     centred = (tokens.double() - tokens.double().mean(dim=(0, 1))).flatten(0, 1)
     direct = centred.T @ centred
     assert torch.allclose(own.moment(own.mean), direct, atol=1e-6 * float(direct.max()))
@@ -79,7 +79,7 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
     tokens = torch.zeros(2, 3, 4)
     tokens[1, 2, 3] = torch.nan
     with pytest.raises(VitquantError, match="0 sees NaN or infinity on the calibration images"):
-        observe(nn.Sequential(nn.Linear(4, 2)), [tokens], ["0"])
+        observe(nn.Sequential(nn.Linear(4, 2)), [tokens], ["0"], Inputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,8 +96,8 @@ def hooks(model: nn.Module) -> int:
 
 
 def test_no_hook_is_left_behind(model: ViTClassifier, photographs: Tensor) -> None:
-    observe(model, photographs[:1].split(1), NAMES)
+    observe(model, photographs[:1].split(1), NAMES, Inputs)
     assert hooks(model) == 0
     with pytest.raises(RuntimeError):
-        observe(model, [photographs[:, :1]], NAMES)  # one colour plane: the model fails
+        observe(model, [photographs[:, :1]], NAMES, Inputs)  # one colour plane: the model fails
     assert hooks(model) == 0

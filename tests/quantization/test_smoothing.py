@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from vitquant import artifact
 from vitquant.errors import UnsupportedError
+from vitquant.models.loading import load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization import rounding, smoothing
 from vitquant.quantization.observe import Inputs, observe
 from vitquant.quantization.smoothing import STRENGTHS, Smoothing
-from vitquant.recipes.fp32 import load_model
 
 WIDTH, OUTPUTS = 48, 32
 
@@ -40,7 +40,7 @@ def tokens() -> Tensor:
 
 @pytest.fixture
 def seen(tokens: Tensor) -> Inputs:
-    return observe(nn.Sequential(nn.Linear(WIDTH, OUTPUTS)), tokens.split(4), ["0"])["0"]
+    return observe(nn.Sequential(nn.Linear(WIDTH, OUTPUTS)), tokens.split(4), ["0"], Inputs)["0"]
 
 
 def arbitrary(width: int, seed: int) -> Smoothing:
@@ -64,10 +64,10 @@ def test_folding_leaves_the_function_as_it_was(fp32: Path, layers: tuple[str, ..
 def test_a_folded_layer_sees_smoothed_inputs(fp32: Path) -> None:
     model, images = load(fp32)
     names = [f"backbone.blocks.2.{layer}" for layer in ("attn.qkv", "attn.proj", "mlp.fc1")]
-    before = observe(model, [images], names)
+    before = observe(model, [images], names, Inputs)
     smoothings = {name: arbitrary(64, index) for index, name in enumerate(names)}
     smoothing.fold(model, smoothings)
-    after = observe(model, [images], names)
+    after = observe(model, [images], names, Inputs)
     for name in names:
         smoothed = (before[name].sample - smoothings[name].centre) / smoothings[name].scale
         assert torch.allclose(after[name].sample, smoothed, atol=1e-4 * float(smoothed.abs().max()))
@@ -113,7 +113,7 @@ def test_channels_that_never_change_are_smoothed_and_rounded(layer: nn.Linear, v
     tokens = 0.1 * random(6, 17, WIDTH, seed=1)
     tokens[:, :, :5] = value
     tokens[:, :, 20] += 1000
-    own_seen = observe(nn.Sequential(nn.Linear(WIDTH, OUTPUTS)), tokens.split(4), ["0"])["0"]
+    own_seen = observe(nn.Sequential(nn.Linear(WIDTH, OUTPUTS)), tokens.split(4), ["0"], Inputs)["0"]
     own = smoothing.choose(own_seen, layer, per_token=True)
     smoothed, weight = (tokens - own.centre) / own.scale, layer.weight * own.scale
     scale = rounding.scales(weight)

@@ -9,8 +9,8 @@ from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_q
 
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Recipe
-from vitquant.recipes.fp32 import empty_model, load_model
 
 LAYERS = 6 * 4  # blocks × (qkv, proj, fc1, fc2)
 

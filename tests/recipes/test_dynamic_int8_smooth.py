@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from vitquant.engines.quantized_engine import quantized_tensor, use_engine
 from vitquant.quantization import rounding
-from vitquant.recipes.dynamic_int8 import _quantized, use_engine
 from vitquant.recipes.dynamic_int8_smooth import FineClassTokenLinear
 
 OUTPUTS, INPUTS, TOKENS = 24, 64, 17
@@ -23,7 +23,7 @@ def layer_and_equivalent(bias: Tensor | None) -> tuple[FineClassTokenLinear, Ten
     scale = rounding.scales(weight)
     integers = rounding.nearest(weight, scale)
     layer = FineClassTokenLinear(INPUTS, OUTPUTS)
-    layer.set_weight_bias(_quantized(integers, scale, torch.zeros(OUTPUTS, dtype=torch.int8)), bias)
+    layer.set_weight_bias(quantized_tensor(integers, scale, torch.zeros(OUTPUTS, dtype=torch.int8)), bias)
     return layer, integers * scale[:, None]
 
 

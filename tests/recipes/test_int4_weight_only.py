@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from vitquant import artifact, recipes
+from vitquant.models.loading import load_model
 from vitquant.params import Recipe
-from vitquant.quantization.observe import observe
-from vitquant.recipes.fp32 import load_model
+from vitquant.quantization.observe import Inputs, observe
 from vitquant.recipes.int4_weight_only import GROUP
 
 LAYER = "backbone.blocks.0.mlp.fc1"
@@ -42,7 +42,7 @@ def test_gptq_on_the_calibration_images_loses_less_than_rounding_to_nearest(
     opened = artifact.open_artifact(fp32)
     model = load_model(opened)
     images = opened.spec.preprocessing.normalise(torch.from_numpy(calibration))
-    moment = observe(model, [images], [LAYER])[LAYER].moment().float()
+    moment = observe(model, [images], [LAYER], Inputs)[LAYER].moment().float()
     exact = model.get_submodule(LAYER).weight
 
     def loss(weight: torch.Tensor) -> float:

@@ -7,8 +7,8 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from vitquant import artifact, recipes
+from vitquant.models.loading import load_model
 from vitquant.params import Recipe
-from vitquant.recipes.fp32 import load_model
 
 LAYER = "backbone.blocks.0.mlp.fc1"
 

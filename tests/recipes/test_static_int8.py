@@ -8,9 +8,9 @@ from torch import nn
 
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError
+from vitquant.models.loading import load_model
 from vitquant.params import Recipe
 from vitquant.recipes import static_int8
-from vitquant.recipes.fp32 import load_model
 
 LAYER = "backbone.blocks.0.mlp.fc1"
 

@@ -6,9 +6,9 @@ import torch
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
 from vitquant import artifact, recipes
+from vitquant.models.loading import load_model
 from vitquant.params import Recipe
 from vitquant.recipes import torchao_int8_dynamic
-from vitquant.recipes.fp32 import load_model
 
 LAYER = "backbone.blocks.0.mlp.fc1"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitquant import files
-from vitquant.report import gpu, readme
+from vitquant.report import gpu_section, readme
 from vitquant.report.compare import compare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_the_command(metrics: dict, tmp_path: Path) -> None:
 
 def test_the_readme_is_in_step_with_the_results(metrics: dict) -> None:
     """`vitquant summary --readme README.md` mends it."""
-    text, cuda = (REPOSITORY / "README.md").read_text(), gpu.read(REPOSITORY / "results/cuda")
+    text, cuda = (REPOSITORY / "README.md").read_text(), gpu_section.read(REPOSITORY / "results/cuda")
     assert f"{readme.START}\n{readme.block(metrics, cuda)}\n{readme.END}" in text
     for figure in (line.rpartition("(")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")):
         assert (REPOSITORY / figure).is_file()

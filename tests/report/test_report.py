@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import INT8, TRAITS
 from PIL import Image
 
 from vitquant import files
@@ -22,6 +23,11 @@ from vitquant.report.metrics import Inputs
 
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def missing(reason: str) -> dict:
+    """Of the benchmark, for a recipe that it could not time."""
+    return {"traits": TRAITS["dynamic-int8"], "unavailable": reason}
 
 
 def join(params: Params, inputs: Inputs) -> dict:
@@ -88,11 +94,14 @@ def test_the_same_results_give_the_same_files(params: Params, inputs: Inputs, tm
 
 def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inputs: Inputs, tmp_path: Path) -> None:
     files_of = (inputs.accuracy / "dynamic-int8.json", inputs.predictions / "dynamic-int8.npz")
-    accuracy.write_unavailable("dynamic-int8", "no VNNI", *files_of)
+    accuracy.write_unavailable("dynamic-int8", INT8, "no VNNI", *files_of)
     recipes = files.read_json(inputs.benchmark)["recipes"]
-    change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "no VNNI"}})
+    change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": missing("no VNNI")})
     joined = join(params, inputs)
-    assert joined["recipes"]["dynamic-int8"] == {"unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"}}
+    assert joined["recipes"]["dynamic-int8"] == {
+        "traits": TRAITS["dynamic-int8"],
+        "unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"},
+    }
     assert "- benchmark of `dynamic-int8`: no VNNI" in tables.unavailable(joined["recipes"])
     build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
@@ -102,7 +111,7 @@ def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inpu
 
 def test_speed_without_accuracy_and_accuracy_without_speed(params: Params, inputs: Inputs, tmp_path: Path) -> None:
     recipes = files.read_json(inputs.benchmark)["recipes"]
-    change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": {"unavailable": "killed"}})
+    change(inputs.benchmark, recipes={"fp32": recipes["fp32"], "dynamic-int8": missing("killed")})
     build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "**Accuracy:** `dynamic-int8` differs in top-1 by -8.33 [" in text
@@ -123,7 +132,7 @@ def test_a_missing_benchmark(params: Params, inputs: Inputs) -> None:
 
 def test_a_baseline_that_could_not_be_measured_is_an_error(params: Params, inputs: Inputs) -> None:
     recipes = files.read_json(inputs.benchmark)["recipes"]
-    change(inputs.benchmark, recipes=recipes | {"fp32": {"unavailable": "killed"}})
+    change(inputs.benchmark, recipes=recipes | {"fp32": missing("killed")})
     with pytest.raises(VitquantError, match="fp32, .*, could not be benchmarked: killed"):
         join(params, inputs)
 
@@ -131,7 +140,7 @@ def test_a_baseline_that_could_not_be_measured_is_an_error(params: Params, input
 def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs, tmp_path: Path) -> None:
     for name in ("fp32", "dynamic-int8"):
         accuracy.write_unavailable(
-            name, "untrained head", inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"
+            name, INT8, "untrained head", inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"
         )
     build.report(params, inputs, tmp_path)
     text = (tmp_path / "report.md").read_text()

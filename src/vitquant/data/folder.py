@@ -8,8 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitquant.data.prepared import Split
-from vitquant.data.samples import Sample, file_sample
+from vitquant.data.samples import Sample, Split, file_sample
 from vitquant.errors import VitquantError
 from vitquant.params import FolderData
 

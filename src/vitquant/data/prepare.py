@@ -1,33 +1,30 @@
 """Images decoded, resized, cropped and split once, into arrays that later stages memory-map."""
 
 import hashlib
-import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from vitquant import files
-from vitquant.data.prepared import Geometry, Split
-from vitquant.data.samples import Sample
+from vitquant.data.samples import Sample, Split
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing, UndecodableError
 from vitquant.params import Data, TinyImagenetData
 
 CHUNK = 32  # images a thread takes at once
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
 
 
-def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destination: Path) -> None:
+def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Data, destination: Path) -> None:
     """Decode, resize, crop and split `samples`, and write the prepared directory whole.
 
     Raises:
@@ -40,10 +37,11 @@ def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destina
         partial.mkdir()
         splits = _split(samples, params)
         images = {
-            split: _Rows(partial / f"{split}_images.npy", len(part), geometry.crop) for split, part in splits.items()
+            split: _Rows(partial / f"{split}_images.npy", len(part), preprocessing.crop)
+            for split, part in splits.items()
         }
         jobs = [(sample, images[split], row) for split, part in splits.items() for row, sample in enumerate(part)]
-        digests = _decode_all(jobs, geometry, params.on_undecodable)
+        digests = _decode_all(jobs, preprocessing, params.on_undecodable)
         manifest = pd.DataFrame(
             {
                 "path": [sample.name for sample, _, _ in jobs],
@@ -62,7 +60,7 @@ def prepare(samples: Sequence[Sample], geometry: Geometry, params: Data, destina
             labels = manifest.loc[rows & decoded, "class"].map(classes.index)
             np.save(partial / f"{split}_labels.npy", labels.to_numpy(np.int64))
         files.write_json(partial / "classes.json", classes)
-        files.write_json(partial / "geometry.json", asdict(geometry))
+        files.write_json(partial / "preprocessing.json", preprocessing.model_dump())
         manifest[decoded].to_csv(partial / "manifest.csv", index=False)
 
 
@@ -130,7 +128,9 @@ class _Rows:
         return self._file.tell()
 
 
-def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, on_undecodable: str) -> list[str | None]:
+def _decode_all(
+    jobs: Sequence[tuple[Sample, _Rows, int]], preprocessing: Preprocessing, on_undecodable: str
+) -> list[str | None]:
     """Decode every sample into its row, in parallel; the SHA-256 of each file, or None where it was skipped.
 
     Threads do: Pillow releases the GIL while it decodes and resizes.
@@ -140,12 +140,11 @@ def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, o
     def decode(sample: Sample, rows: _Rows, row: int) -> str | None:
         try:
             content = sample.read()
-            with Image.open(io.BytesIO(content)) as image:
-                pixels = _resized(image, geometry)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            problems.append(f"{sample.name} ({str(error).split(' <')[0]})")
+            pixels = preprocessing.pixels(content)
+        except (OSError, UndecodableError) as error:
+            problems.append(f"{sample.name} ({error})")
             return None
-        rows.write(row, pixels)
+        rows.write(row, pixels.tobytes())
         return hashlib.sha256(content).hexdigest()
 
     def decode_chunk(start: int) -> list[str | None]:
@@ -168,20 +167,3 @@ def _decode_all(jobs: Sequence[tuple[Sample, _Rows, int]], geometry: Geometry, o
     for problem in sorted(problems):
         print(f"prepare: skipped {problem}", file=sys.stderr)
     return digests
-
-
-def _resized(image: Image.Image, geometry: Geometry) -> bytes:
-    """The centre of the image resized to `geometry`, as RGB bytes, (crop, crop, 3).
-
-    The same pixels, to rounding, as resizing the centred square to `resize` and cropping it, but no others are
-    computed; a grey-scale image is resized before it becomes RGB: the same values in a third of the time.
-    """
-    grey = image.mode == "L"
-    source = image if grey else image.convert("RGB")
-    scale = min(source.size) / geometry.resize
-    margin = scale * ((geometry.resize - geometry.crop) // 2)
-    left, top = ((side - min(source.size)) / 2 + margin for side in source.size)
-    box = (left, top, left + scale * geometry.crop, top + scale * geometry.crop)
-    resampling = Image.Resampling[geometry.interpolation.upper()]
-    square = source.resize((geometry.crop, geometry.crop), resampling, box)
-    return (square.convert("RGB") if grey else square).tobytes()

@@ -1,11 +1,10 @@
 """Reading what `prepare` wrote.
 
 A prepared directory holds, for each split, `<split>_images.npy` (uint8, (N, crop, crop, 3), RGB) and
-`<split>_labels.npy` (int64, (N,)), and `classes.json`, `geometry.json` and `manifest.csv` (path, class,
+`<split>_labels.npy` (int64, (N,)), and `classes.json`, `preprocessing.json` and `manifest.csv` (path, class,
 split, sha256).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,22 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant import files
+from vitquant.data.samples import Split
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing
 from vitquant.params import Calibration
-
-Split = Literal["train", "val"]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How an image becomes a square of the model's input size."""
-
-    resize: int
-    """The shorter side after resizing, pixels."""
-    crop: int
-    """The side of the square cut out of the centre, pixels."""
-    interpolation: str
-    """Of the resizing: bilinear or bicubic."""
 
 
 class Prepared:
@@ -37,7 +24,7 @@ class Prepared:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.classes: list[str] = files.read_json(path / "classes.json")
-        self.geometry = Geometry(**files.read_json(path / "geometry.json"))
+        self.preprocessing = Preprocessing.model_validate(files.read_json(path / "preprocessing.json"))
 
     def images(self, split: Split) -> NDArray[np.uint8]:
         """The split's images, uint8 (N, H, W, 3), memory-mapped."""

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vitquant.data.prepared import Split
+Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)

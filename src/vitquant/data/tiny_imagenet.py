@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitquant.data.prepared import Split
-from vitquant.data.samples import Sample
+from vitquant.data.samples import Sample, Split
 from vitquant.downloads import download
 from vitquant.errors import VitquantError
 from vitquant.params import TinyImagenetData

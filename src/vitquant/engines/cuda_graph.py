@@ -5,7 +5,6 @@ model takes, with the same kernels inside. The graph then replays the pass as on
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +12,10 @@ from torch import Tensor, nn
 WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libraries' workspaces
 
 
-def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device, mode: str) -> Callable[[Tensor], Tensor]:
-    """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is.
-
-    Args:
-        mode: Inductor's `default`, or `max-autotune`, which times tens of kernels for every product and batch size:
-            minutes.
-    """
-    options: dict[str, Any] = {"max_autotune": mode == "max-autotune"}
+def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is."""
     for name, block in list(blocks.named_children()):
-        setattr(blocks, name, torch.compile(block, options=options, dynamic=False, fullgraph=True))
+        setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))
     return Graphed(model) if device.type == "cuda" else model
 
 

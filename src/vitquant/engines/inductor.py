@@ -27,9 +27,9 @@ from vitquant import files
 from vitquant.artifact import WEIGHTS_FILE, Artifact
 from vitquant.engines import cache
 from vitquant.errors import UnsupportedError
-from vitquant.models import vit
 
 LIBRARY = "model.so"
+PACKAGE = Path(__file__).parents[1]
 BATCH = 8  # images of the batch that Inductor sees; the library takes any number
 
 CONFIG: dict[str, Any] = {
@@ -61,11 +61,12 @@ def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) ->
         VitquantError: the cache cannot be made.
     """
     spec = artifact.spec
-    code = [inspect.getsourcefile(part) for part in (module, vit)]
+    tools = [file for folder in ("models", "quantization") for file in sorted((PACKAGE / folder).glob("*.py"))]
+    code = [Path(__file__), Path(str(inspect.getsourcefile(module))), *tools]
     depends = {
         "weights": files.sha256(artifact.path / WEIGHTS_FILE),
         "model": [spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.method, spec.options],
-        "code": [files.sha256(Path(file)) for file in (*code, __file__) if file],
+        "code": [files.sha256(file) for file in code],
         "versions": [metadata.version("timm"), torch.__version__],
     }
     return cache.path(depends)

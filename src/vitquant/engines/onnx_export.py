@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from vitquant.artifact import Artifact
-from vitquant.recipes.fp32 import load_model
+from vitquant.models.loading import load_model
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 20  # the first with GELU as one operator

@@ -15,6 +15,7 @@ from vitquant.errors import VitquantError
 from vitquant.measure import environment, statistics
 from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
+from vitquant.traits import Traits
 
 
 def evaluate(
@@ -23,15 +24,17 @@ def evaluate(
     """Predict the validation split; write the summary as JSON and the logits as .npz."""
     logits = predict(predictor, prepared, params, threads)
     spec = predictor.artifact.spec
-    summary = {"recipe": spec.recipe, **summarize(logits, prepared.labels("val")), "device": predictor.device.type}
+    summary = {"recipe": spec.recipe, "traits": spec.traits.model_dump(mode="json")}
+    summary |= {**summarize(logits, prepared.labels("val")), "device": predictor.device.type}
     summary |= {"artifact_sha256": predictor.artifact.sha256, "environment": environment.machine()}
     summary["details"] = spec.details
     write(summary, logits, out, predictions)
 
 
-def write_unavailable(recipe: str, reason: str, out: Path, predictions: Path) -> None:
+def write_unavailable(recipe: str, traits: Traits, reason: str, out: Path, predictions: Path) -> None:
     """Write why there is no accuracy of `recipe`."""
-    write({"recipe": recipe, "unavailable": reason}, np.empty((0, 0), np.float32), out, predictions)
+    summary = {"recipe": recipe, "traits": traits.model_dump(mode="json"), "unavailable": reason}
+    write(summary, np.empty((0, 0), np.float32), out, predictions)
 
 
 def write(summary: dict[str, Any], logits: NDArray[np.float32], out: Path, predictions: Path) -> None:

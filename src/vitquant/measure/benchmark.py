@@ -22,7 +22,7 @@ from vitquant import recipes
 from vitquant.artifact import CPU, open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import environment, kernels, memory
+from vitquant.measure import environment, memory, profiler
 from vitquant.measure.worker import Worker
 from vitquant.parallel import map_batches
 from vitquant.params import Benchmark, Evaluate
@@ -52,10 +52,10 @@ def started(
 ) -> Iterator[tuple[dict[str, Worker], Results]]:
     """A warm process for every artifact that can run here, and what is known of each so far.
 
-    Results are by the artifact's name either `unavailable`, or `memory_bytes` (`model`: growth of the process, on a
-    GPU of its allocations there, from before loading to after inference at batch 1; `peak`: the highest growth, on a
-    GPU at any batch size), `size_bytes`, `artifact_sha256`, and `unavailable_batches` (batch size to why it cannot be
-    run), if any.
+    Results are by the artifact's name `traits`, and either `unavailable`, or `memory_bytes` (`model`: growth of the
+    process, on a GPU of its allocations there, from before loading to after inference at batch 1; `peak`: the highest
+    growth, on a GPU at any batch size), `size_bytes`, `artifact_sha256`, and `unavailable_batches` (batch size to why
+    it cannot be run), if any.
     On the CPU one process loads after another; on a GPU, where loading means minutes of compiling, all at once.
     """
     workers: dict[str, Worker] = {}
@@ -71,15 +71,16 @@ def started(
                 start(artifact)
         for artifact in tqdm(artifacts, desc="benchmark: load", unit="recipe"):
             worker = workers.get(artifact.name) or start(artifact)
+            opened = open_artifact(artifact)
+            results[artifact.name] = {"traits": opened.spec.traits.model_dump(mode="json")}
             try:
                 warm = worker.receive()
             except UnsupportedError as reason:
-                results[artifact.name] = {"unavailable": str(reason)}
+                results[artifact.name] |= {"unavailable": str(reason)}
                 workers.pop(artifact.name).close()
                 continue
-            opened = open_artifact(artifact)
             facts = {"size_bytes": opened.size_bytes, "artifact_sha256": opened.sha256}
-            results[artifact.name] = {"latency_ms": {}, **warm, **facts}
+            results[artifact.name] |= {"latency_ms": {}, **warm, **facts}
         yield workers, results
     finally:
         for worker in workers.values():
@@ -191,7 +192,7 @@ class Session:
 
     def profile(self, size: int) -> dict[str, float]:
         """Milliseconds per image at batch `size`, by kind of kernel."""
-        return kernels.by_kind(lambda: self._predictor.forward(self._inputs[size]), self._device, size)
+        return profiler.by_kind(lambda: self._predictor.forward(self._inputs[size]), self._device, size)
 
 
 class Stopwatch:

@@ -5,11 +5,12 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
-from vitquant.measure import gpu
+from vitquant.cpu import cores
+from vitquant.measure import nvml
 
 ISA_FLAGS = (
     "avx2",
@@ -35,23 +36,13 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "cores": cores(),
-        "gpu": gpu.name(),
+        "gpu": nvml.name(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "os": platform.system(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
         **{name: _version(name) for name in ENGINES},
     }
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def threads(wanted: Literal["auto"] | int) -> int:
-    """The `threads` parameter as a number."""
-    return cores() if wanted == "auto" else wanted
 
 
 def git_commit() -> str | None:

@@ -6,8 +6,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitquant.data.prepared import Geometry
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing
 from vitquant.params import Images
 
 
@@ -49,14 +49,8 @@ def create_backbone(name: str, image_size: int) -> Any:
     return backbone
 
 
-def normalisation(name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per RGB channel, on the 0 to 1 scale, that the architecture expects."""
-    config = _config(name)
-    return list(config.mean), list(config.std)
-
-
-def geometry(name: str, images: Images) -> Geometry:
-    """How images are resized and cropped: as `images` says, and where that says auto, as the architecture expects.
+def preprocessing(name: str, images: Images) -> Preprocessing:
+    """How images become the input: as `images` says, and where that says auto, as the architecture expects.
 
     Raises:
         VitquantError: the crop does not divide into the architecture's patches, or exceeds the resized image.
@@ -71,7 +65,8 @@ def geometry(name: str, images: Images) -> Geometry:
         patch = create_backbone(name, crop).patch_embed.patch_size[0]
     if crop % patch:
         raise VitquantError(f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each")
-    return Geometry(resize, crop, interpolation)
+    mean, std = list(config.mean), list(config.std)
+    return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std)
 
 
 def _check_name(name: str) -> None:

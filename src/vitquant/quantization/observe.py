@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,30 @@ SAMPLE_IMAGES = 4  # whole images whose tokens are kept
 
 
 @dataclass
-class Inputs:
-    """The inputs of one linear layer, K values a token, over all tokens of all calibration images."""
+class Ranges:
+    """The range of one linear layer's inputs, K values a token, over all tokens of all calibration images."""
 
     lowest: Tensor
     """Per channel, float32 (K,)."""
     highest: Tensor
     """Per channel, float32 (K,)."""
+
+    @classmethod
+    def empty(cls, x: Tensor) -> Self:
+        """Of nothing yet; `x`, float32 (images, …, K), comes first."""
+        none = torch.full(x.shape[-1:], torch.inf, device=x.device)
+        return cls(none, -none)
+
+    def add(self, tokens: Tensor) -> None:
+        """Take in further tokens, float32 (tokens, K)."""
+        self.lowest = torch.minimum(self.lowest, tokens.amin(0))
+        self.highest = torch.maximum(self.highest, tokens.amax(0))
+
+
+@dataclass
+class Inputs(Ranges):
+    """Ranges and second moments, and the tokens of a few images."""
+
     mean: Tensor
     """Per channel, float64 (K,)."""
     scatter: Tensor
@@ -27,6 +45,14 @@ class Inputs:
     """Tokens seen."""
     sample: Tensor
     """The tokens of a few images, float32 (images, tokens, K)."""
+
+    @classmethod
+    def empty(cls, x: Tensor) -> Self:
+        """Of nothing yet but the sample, which is of the first batch, `x`."""
+        ranges, width = Ranges.empty(x), x.shape[-1]
+        zeros = torch.zeros(width, dtype=torch.float64, device=x.device)
+        scatter = torch.zeros(width, width, dtype=torch.float64, device=x.device)
+        return cls(ranges.lowest, ranges.highest, zeros, scatter, 0, x[:SAMPLE_IMAGES].clone())
 
     def moment(self, centre: Tensor | float = 0.0) -> Tensor:
         """Sum of (x - centre) (x - centre)ᵀ, float64 (K, K), for a centre of each channel, (K,), or of all.
@@ -41,33 +67,38 @@ class Inputs:
 
         Means and scatters of two sets are joined as in Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115.
         """
+        super().add(tokens)
         exact = tokens.double()
         mean = exact.mean(0)
         centred = (exact - mean).float()
         both = self.count + len(tokens)
         shift = mean - self.mean
-        self.lowest = torch.minimum(self.lowest, tokens.amin(0))
-        self.highest = torch.maximum(self.highest, tokens.amax(0))
         self.scatter += (centred.T @ centred).double()
         self.scatter += self.count * len(tokens) / both * torch.outer(shift, shift)
         self.mean = self.mean + shift * len(tokens) / both
         self.count = both
 
 
-def observe(model: nn.Module, batches: Iterable[Tensor], names: Iterable[str]) -> dict[str, Inputs]:
+Seen = TypeVar("Seen", bound=Ranges)
+
+
+def observe(model: nn.Module, batches: Iterable[Tensor], names: Iterable[str], kind: type[Seen]) -> dict[str, Seen]:
     """Run `model` on `batches`, float32 (N, 3, H, W), and record the inputs of the linear layers `names`.
+
+    Args:
+        kind: what is recorded, Ranges or Inputs.
 
     Raises:
         VitquantError: a layer sees NaN or infinity.
     """
-    seen: dict[str, Inputs] = {}
+    seen: dict[str, Seen] = {}
 
     def record(name: str, x: Tensor) -> None:
         tokens = x.flatten(0, -2)
         if not torch.isfinite(tokens).all():
             raise VitquantError(f"{name} sees NaN or infinity on the calibration images: look at them and the weights")
         if name not in seen:
-            seen[name] = _nothing(x)
+            seen[name] = kind.empty(x)
         seen[name].add(tokens)
 
     handles = [
@@ -82,12 +113,3 @@ def observe(model: nn.Module, batches: Iterable[Tensor], names: Iterable[str]) -
         for handle in handles:
             handle.remove()
     return seen
-
-
-def _nothing(x: Tensor) -> Inputs:
-    """Nothing seen yet but the sample, of the first batch, float32 (images, …, K)."""
-    width = x.shape[-1]
-    none = torch.full((width,), torch.inf, device=x.device)
-    zeros = torch.zeros(width, dtype=torch.float64, device=x.device)
-    scatter = torch.zeros(width, width, dtype=torch.float64, device=x.device)
-    return Inputs(none, -none, zeros, scatter, 0, x[:SAMPLE_IMAGES].clone())

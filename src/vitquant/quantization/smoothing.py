@@ -57,7 +57,7 @@ def smooth(model: nn.Module, images: Tensor, *, per_token: bool) -> tuple[dict[s
     check_blocks(model)
     backbone: Any = model.backbone
     names = [f"backbone.blocks.{index}.{layer}" for index in range(len(backbone.blocks)) for layer in LAYERS]
-    seen = observe(model, images.split(BATCH), names)
+    seen = observe(model, images.split(BATCH), names, Inputs)
     chosen = {name: choose(seen[name], model.get_submodule(name), per_token=per_token) for name in names}
     fold(model, {name: chosen[name] for name in names if not name.endswith("fc2")})
     for name in names:

@@ -1,15 +1,16 @@
 """Recipes: how an artifact is made from the FP32 one, and how it is loaded again.
 
-A method is one file in this package. It defines
+A method is one module in this package: a file, or a folder where it has kernels of its own. It defines
 
 - `Options`, a pydantic model of its options in params.yaml;
+- `traits(options: Options) -> Traits`, what a recipe with these options is: bits, arithmetic, eager or compiled, and
+  the types of device that `load` takes;
 - `build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict`, which writes
   the weights into `directory` and returns details worth recording; `calibration` are images of the train split,
   uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C), both on `device`; it may be called from
-  several threads at once;
-- `DEVICES`, the types of device that `load` takes: "cpu", and "cuda" where the method has kernels for it.
+  several threads at once.
 
 `build` and `load` raise UnsupportedError where this machine cannot run the method.
 """
@@ -65,10 +66,10 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
     """
     options = check_options(name, recipe)
     source = artifact.open_artifact(fp32)
-    spec = source.spec.model_copy(update={"recipe": name, "method": recipe.method, "options": options.model_dump()})
-    artifact.write(
-        destination, spec, lambda directory: method(recipe.method).build(source, directory, options, calibration)
-    )
+    module = method(recipe.method)
+    update = {"recipe": name, "method": recipe.method, "options": options.model_dump()}
+    spec = source.spec.model_copy(update={**update, "traits": module.traits(options)})
+    artifact.write(destination, spec, lambda directory: module.build(source, directory, options, calibration))
 
 
 def load(path: Path, device: torch.device = CPU) -> Predictor:
@@ -81,6 +82,5 @@ def load(path: Path, device: torch.device = CPU) -> Predictor:
     opened = artifact.open_artifact(path)
     if opened.spec.unavailable:
         raise UnsupportedError(opened.spec.unavailable)
-    module = method(opened.spec.method)
-    device = device if device.type in module.DEVICES else CPU
-    return Predictor(opened, module.load(opened, device), device)
+    device = device if device.type in opened.spec.traits.devices else CPU
+    return Predictor(opened, method(opened.spec.method).load(opened, device), device)

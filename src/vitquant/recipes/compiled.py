@@ -9,13 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact, read_weights, unfinished, write_weights
 from vitquant.engines import inductor
-from vitquant.models.vit import ViTClassifier
+from vitquant.models.loading import CastBackbone, cast, load_model
 from vitquant.params import Section
-from vitquant.recipes.fp32 import load_model, unfinished
-
-DEVICES = ("cpu",)
+from vitquant.traits import Traits
 
 
 class Options(Section):
@@ -25,24 +23,18 @@ class Options(Section):
     """Of the backbone's weights and activations; the head stays FP32."""
 
 
-class CastBackbone(nn.Module):
-    """A classifier whose backbone runs in the type of its weights, and whose head runs in FP32."""
-
-    def __init__(self, model: ViTClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 logits (N, C)."""
-        dtype = self.model.backbone.cls_token.dtype
-        logits: Tensor = self.model.head(self.model.features(images.to(dtype)).float())
-        return logits
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    bits = 32 if options.dtype == "float32" else 16
+    return Traits(
+        weight_bits=bits, activation_bits=bits, arithmetic=options.dtype, execution="compiled", devices=("cpu",)
+    )
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Write the weights in the wanted type, and compile."""
     write_weights(directory, cast(read_weights(fp32.path), getattr(torch, options.dtype)))
-    inductor.load(unfinished(fp32, directory, "compiled", options), module)
+    inductor.load(unfinished(fp32.spec, directory, "compiled", options), module)
     return {}
 
 
@@ -54,8 +46,3 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
     return CastBackbone(load_model(artifact))
-
-
-def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights of a classifier, those of its backbone in `dtype`."""
-    return {name: tensor if name.startswith("head.") else tensor.to(dtype) for name, tensor in weights.items()}

@@ -6,11 +6,10 @@ runs on any CPU: the weights are packed for the engine at hand when they are loa
 """
 
 import fnmatch
-import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
-from vitquant.artifact import Artifact, read_weights, write_weights
-from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.artifact import Artifact, write_weights
+from vitquant.engines.quantized_engine import Engine, restore, use_engine
+from vitquant.errors import VitquantError
+from vitquant.models.loading import load_model
 from vitquant.params import Section
-from vitquant.recipes.fp32 import empty_model, load_model
-
-DEVICES = ("cpu",)  # PyTorch has no CUDA kernels for dynamically quantized layers
-Engine = Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"]
+from vitquant.traits import Traits
 
 
 class Options(Section):
@@ -37,6 +35,11 @@ class Options(Section):
     """Globs over the names of linear layers that stay FP32."""
     engine: Engine
     """The kernels that multiply; auto takes what suits the CPU."""
+
+
+def traits(options: Options) -> Traits:
+    """PyTorch has no CUDA kernels for dynamically quantized layers."""
+    return Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
@@ -59,21 +62,6 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     return restore(artifact, nnqd.Linear).to(device)
 
 
-def restore(artifact: Artifact, linear: type[nnqd.Linear]) -> nn.Module:
-    """The model in evaluation mode, its integer weights packed into layers of the type `linear`."""
-    tensors = read_weights(artifact.path)
-    quantized = {key.removesuffix(".scale") for key in tensors if key.endswith(".scale")}
-    model = empty_model(artifact)
-    floats = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in quantized}
-    model.load_state_dict(floats, strict=False, assign=True)
-    for name in quantized:
-        weight = _quantized(*(tensors[f"{name}.{part}"] for part in ("weight", "scale", "zero_point")))
-        layer = linear(weight.shape[1], weight.shape[0])
-        layer.set_weight_bias(weight, tensors.get(f"{name}.bias"))
-        model.set_submodule(name, layer)
-    return model.eval()
-
-
 def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
     """The names of the linear layers that no glob keeps in floating point.
 
@@ -88,24 +76,6 @@ def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
     if not names:
         raise VitquantError(f"keep_float: {keep_float} leaves no linear layer to quantize")
     return names
-
-
-def use_engine(wanted: Engine) -> str:
-    """Select PyTorch's quantized engine and return its name.
-
-    `auto` takes `x86` on x86-64, which itself picks oneDNN with VNNI and FBGEMM without, and `qnnpack` on Arm.
-
-    Raises:
-        UnsupportedError: this build of PyTorch has no such engine.
-    """
-    machine = platform.machine().lower()
-    preferred = ["x86", "fbgemm", "onednn"] if machine in ("x86_64", "amd64") else ["qnnpack", "onednn"]
-    supported = torch.backends.quantized.supported_engines
-    for engine in preferred if wanted == "auto" else [wanted]:
-        if engine in supported:
-            torch.backends.quantized.engine = engine
-            return engine
-    raise UnsupportedError(f"PyTorch has no quantized engine {wanted!r} on {machine}: it has {', '.join(supported)}")
 
 
 def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -128,12 +98,3 @@ def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
         if layer.bias() is not None:
             tensors[f"{name}.bias"] = layer.bias()
     return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def _quantized(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """The quantized tensor with exactly these integers: nothing is rounded again."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.quantize_per", UserWarning)
-        if scale.ndim:
-            return torch._make_per_channel_quantized_tensor(integers, scale.double(), zero_point.long(), 0)
-        return torch._make_per_tensor_quantized_tensor(integers, scale.item(), int(zero_point.item()))

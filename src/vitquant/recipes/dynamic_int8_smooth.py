@@ -13,28 +13,33 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.ao.nn.quantized import dynamic as nnqd
 
 from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.engines.quantized_engine import Engine, restore, use_engine
+from vitquant.models.loading import load_model
 from vitquant.params import Section
 from vitquant.quantization import rounding, smoothing
-from vitquant.recipes import dynamic_int8
-from vitquant.recipes.fp32 import load_model
-
-DEVICES = ("cpu",)
+from vitquant.quantization.layers import SmoothedGELU
+from vitquant.traits import Traits
 
 
 class Options(Section):
     """What params.yaml may say of this recipe."""
 
-    engine: dynamic_int8.Engine
+    engine: Engine
     """The kernels that multiply; auto takes what suits the CPU."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    return Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Observe, smooth, round and write the integer weights."""
-    dynamic_int8.use_engine(options.engine)
+    use_engine(options.engine)
     model = load_model(fp32)
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration))
     chosen, moments = smoothing.smooth(model, images, per_token=False)
@@ -55,31 +60,14 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pack the integer weights for this CPU."""
-    dynamic_int8.use_engine(artifact.spec.options["engine"])
-    model: Any = dynamic_int8.restore(artifact, FineClassTokenLinear)
+    use_engine(artifact.spec.options["engine"])
+    model: Any = restore(artifact, FineClassTokenLinear)
     tensors = read_weights(artifact.path)
     for index, block in enumerate(model.backbone.blocks):
         path = f"backbone.blocks.{index}.mlp.act"
         block.mlp.act = SmoothedGELU(tensors[f"{path}.centre"], tensors[f"{path}.inverse"])
     result: Callable[[Tensor], Tensor] = model
     return result
-
-
-class SmoothedGELU(nn.Module):
-    """(GELU(x) - centre) × inverse.
-
-    Args:
-        centre: float32 (K,).
-        inverse: float32 (K,).
-    """
-
-    def __init__(self, centre: Tensor, inverse: Tensor) -> None:
-        super().__init__()
-        self.centre, self.inverse = centre, inverse
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Float32 (…, K), alike."""
-        return nn.functional.gelu(x).sub_(self.centre).mul_(self.inverse)
 
 
 class FineClassTokenLinear(nnqd.Linear):

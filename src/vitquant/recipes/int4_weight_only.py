@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from vitquant.artifact import Artifact, read_weights, write_weights
 from vitquant.errors import UnsupportedError
+from vitquant.models.loading import CastBackbone, empty_model, load_model
 from vitquant.params import Section
 from vitquant.quantization import rounding
-from vitquant.quantization.observe import observe
-from vitquant.recipes.compiled import CastBackbone
-from vitquant.recipes.fp32 import empty_model, load_model, replace_linear
+from vitquant.quantization.layers import replace_linear
+from vitquant.quantization.observe import Inputs, observe
+from vitquant.traits import Traits
 
-DEVICES = ("cpu",)
 GROUP = 32  # neighbouring inputs that share a scale and a minimum
 IMAGES = 32  # of the calibration images; each gives hundreds of tokens
 BATCH = 8  # images at once
@@ -35,6 +35,11 @@ BATCH = 8  # images at once
 
 class Options(Section):
     """None."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    return Traits(weight_bits=4, activation_bits=16, arithmetic="bfloat16", execution="eager", devices=("cpu",))
 
 
 class Int4Linear(nn.Module):
@@ -71,7 +76,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
         if layer.in_features % GROUP:
             raise UnsupportedError(f"INT4 needs layers of a multiple of {GROUP} inputs, not {layer.in_features}")
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(np.array(calibration[:IMAGES])))
-    seen = observe(model, images.split(BATCH), [f"backbone.{name}" for name in layers.values()])
+    seen = observe(model, images.split(BATCH), [f"backbone.{name}" for name in layers.values()], Inputs)
     replace_linear(model, lambda layer: _quantized(layer, seen.pop(f"backbone.{layers[layer]}").moment()))
     model.backbone.to(torch.bfloat16)
     write_weights(directory, model.state_dict())

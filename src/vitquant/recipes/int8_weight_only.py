@@ -11,45 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.models.loading import CastBackbone, empty_model, load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Section
-from vitquant.recipes.compiled import CastBackbone
-from vitquant.recipes.fp32 import empty_model, load_model, replace_linear
-
-DEVICES = ("cpu",)
+from vitquant.quantization.layers import WeightOnlyLinear, replace_linear
+from vitquant.traits import Traits
 
 
 class Options(Section):
     """None."""
 
 
-class Int8Linear(nn.Module):
-    """weight = scale · integers: integers INT8 (out, in), symmetric over -127 … 127, scale BF16 (out,).
-
-    The scale is rounded to BF16 before the weight is divided by it, so that rounding it costs nothing.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        weight = layer.weight.float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny).bfloat16()
-        self.register_buffer("weight", (weight / scale[:, None].float()).round().clamp(-127, 127).to(torch.int8))
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", layer.bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """BF16 (…, in) to BF16 (…, out); the integers are exact in BF16."""
-        output = F.linear(inputs, self.weight.to(inputs.dtype)).mul_(self.scale)
-        return output if self.bias is None else output.add_(self.bias)
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    return Traits(weight_bits=8, activation_bits=16, arithmetic="bfloat16", execution="eager", devices=("cpu",))
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
@@ -68,6 +47,17 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 
 def quantize(model: ViTClassifier) -> ViTClassifier:
     """Quantize the linear layers from FP32, then cast the rest of the backbone to BF16; in place."""
-    replace_linear(model, Int8Linear)
+    replace_linear(model, _quantized)
     model.backbone.to(torch.bfloat16)
     return model
+
+
+def _quantized(layer: nn.Linear) -> WeightOnlyLinear:
+    """Symmetric over -127 … 127, a scale per channel.
+
+    The scale is rounded to BF16 before the weight is divided by it, so that rounding it costs nothing.
+    """
+    weight = layer.weight.float()
+    scale = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny).bfloat16()
+    integers = (weight / scale[:, None].float()).round().clamp(-127, 127).to(torch.int8)
+    return WeightOnlyLinear(integers, scale, layer.bias)

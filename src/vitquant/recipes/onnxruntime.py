@@ -21,11 +21,11 @@ from vitquant.artifact import Artifact
 from vitquant.engines.require import require
 from vitquant.errors import UnsupportedError
 from vitquant.params import Section
+from vitquant.traits import Arithmetic, Traits
 
 with contextlib.suppress(UnsupportedError):
     require("onnxruntime")  # now, so that no measurement of `load` counts the import
 
-DEVICES = ("cpu",)
 FILE = "model.onnx"
 
 
@@ -34,6 +34,13 @@ class Options(Section):
 
     precision: Literal["fp32", "int8"]
     """Of the linear layers; the head is FP32 in both."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    bits = 32 if options.precision == "fp32" else 8
+    arithmetic: Arithmetic = "float32" if options.precision == "fp32" else "int8"
+    return Traits(weight_bits=bits, activation_bits=bits, arithmetic=arithmetic, execution="compiled", devices=("cpu",))
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:

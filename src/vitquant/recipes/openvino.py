@@ -27,12 +27,12 @@ from vitquant.artifact import Artifact
 from vitquant.engines.require import require
 from vitquant.errors import UnsupportedError
 from vitquant.params import Section
+from vitquant.traits import Arithmetic, Traits
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO and NNCF then send nothing
 with contextlib.suppress(UnsupportedError):
     require("openvino")  # now, so that no measurement of `load` counts the import
 
-DEVICES = ("cpu",)
 SMOOTHING = 0.75  # SmoothQuant's alpha: how much of the activations' range moves into the weights
 FILE = "model.xml"  # the graph; the weights lie in model.bin beside it
 _loaded: list[Any] = []  # dropping a model has crashed, once, on a CPU with AVX2: they stay as long as the process
@@ -43,6 +43,13 @@ class Options(Section):
 
     precision: Literal["fp32", "int8"]
     """Of the linear layers, the patch embedding and attention's products; the head is FP32 in both."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    bits = 32 if options.precision == "fp32" else 8
+    arithmetic: Arithmetic = "float32" if options.precision == "fp32" else "int8"
+    return Traits(weight_bits=bits, activation_bits=bits, arithmetic=arithmetic, execution="compiled", devices=("cpu",))
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:

@@ -19,19 +19,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact, read_weights, unfinished, write_weights
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError
-from vitquant.models.vit import ViTClassifier
+from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
-from vitquant.recipes.fp32 import empty_model, load_model, replace_linear, unfinished
+from vitquant.quantization.layers import replace_linear
+from vitquant.quantization.observe import Ranges, observe
+from vitquant.traits import Traits
 
-DEVICES = ("cpu",)
 BATCH = 8  # calibration images at once
 
 
 class Options(Section):
     """None."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    return Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="compiled", devices=("cpu",))
 
 
 class StaticInt8Linear(nn.Module):
@@ -96,10 +102,18 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         raise UnsupportedError("this build of PyTorch lacks oneDNN's INT8 kernels, which it has on x86-64")
     model = load_model(fp32)
-    ranges = observe(model, fp32.spec.preprocessing.normalise, calibration)
-    replace_linear(model, lambda layer: StaticInt8Linear(layer, *input_parameters(*ranges[layer])))
+    layers = {layer: f"backbone.{name}" for name, layer in model.backbone.named_modules()}
+    names = [name for layer, name in layers.items() if isinstance(layer, nn.Linear)]
+    images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration))
+    seen = observe(model, images.split(BATCH), names, Ranges)
+
+    def quantized(layer: nn.Linear) -> StaticInt8Linear:
+        ranges = seen[layers[layer]]
+        return StaticInt8Linear(layer, *input_parameters(ranges.lowest.min(), ranges.highest.max()))
+
+    replace_linear(model, quantized)
     write_weights(directory, model.state_dict())
-    inductor.load(unfinished(fp32, directory, "static_int8", options), module)
+    inductor.load(unfinished(fp32.spec, directory, "static_int8", options), module)
     return {"calibration_images": len(calibration)}
 
 
@@ -117,28 +131,6 @@ def module(artifact: Artifact) -> nn.Module:
         if isinstance(layer, StaticInt8Linear):
             layer.read_numbers()
     return model
-
-
-def observe(
-    model: ViTClassifier, normalise: Callable[[Tensor], Tensor], images: NDArray[np.uint8]
-) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """The least and the greatest value that enters each of the backbone's linear layers, over all images."""
-    ranges: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        low, high = inputs[0].aminmax()
-        if layer in ranges:
-            low, high = torch.minimum(low, ranges[layer][0]), torch.maximum(high, ranges[layer][1])
-        ranges[layer] = low, high
-
-    layers = [layer for layer in model.backbone.modules() if isinstance(layer, nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
-    with torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            model(normalise(torch.from_numpy(np.array(images[start : start + BATCH]))))
-    for hook in hooks:
-        hook.remove()
-    return ranges
 
 
 def highest() -> int:

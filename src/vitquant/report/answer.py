@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from vitquant.report import gpu
-from vitquant.report.recommend import BASELINE, choose
+from vitquant import traits
+from vitquant.params import BASELINE
+from vitquant.report import gpu_section
+from vitquant.report.recommend import choose
 from vitquant.report.tables import batch_sizes
 from vitquant.report.text import (
     bracket,
     code,
     estimate,
     faster_or_slower,
-    is_quantized,
     listing,
     loss_or_gain,
     relative,
@@ -25,7 +26,7 @@ Recipes = dict[str, dict[str, Any]]
 def subject(metrics: dict[str, Any]) -> str | None:
     """The quantized recipe that the answer is about: the recommended one, else the fastest; None without any."""
     first, chosen = batch_sizes(metrics)[0], recommended(metrics)
-    if chosen and is_quantized(chosen):
+    if chosen and traits.of(metrics["recipes"][chosen]).quantized:
         return chosen
     speeds = {name: recipe.get(f"speedup_b{first}_x", 0.0) for name, recipe in _quantized(metrics).items()}
     return max(speeds, key=lambda name: speeds[name], default=None)
@@ -46,7 +47,7 @@ def answer(metrics: dict[str, Any], cuda: dict[str, Any]) -> str:
     """Five Markdown list items: which recipe, speed, accuracy, memory and size, and the other recipes.
 
     Args:
-        cuda: what `gpu.read` gives.
+        cuda: what `gpu_section.read` gives.
     """
     name = subject(metrics)
     if name is None:
@@ -55,7 +56,7 @@ def answer(metrics: dict[str, Any], cuda: dict[str, Any]) -> str:
     lines = [
         f"**Use** {_use(metrics)}",
         f"**Speed:** {_speed(name, recipe, baseline, batch_sizes(metrics))} "
-        + gpu.answer(cuda, metrics["study"]["name"]),
+        + gpu_section.answer(cuda, metrics["study"]["name"]),
         f"**Accuracy:** {_accuracy(name, recipe, metrics['study']['eval_images'])}",
         f"**Memory and size:** {_footprint(name, recipe, baseline)}",
         f"**All quantized recipes:** {_others(metrics)}",
@@ -70,7 +71,7 @@ def _use(metrics: dict[str, Any]) -> str:
     if chosen == BASELINE:
         return f"{code(BASELINE)}: no recipe that loses at most {BUDGET:g} pp of top-1 is faster at batch {first}."
     rule = f"{code(chosen)}, the fastest at batch {first} of the recipes that lose at most {BUDGET:g} pp of top-1"
-    if not is_quantized(chosen):
+    if not traits.of(metrics["recipes"][chosen]).quantized:
         rule += "; it does not quantize"
     low, _ = metrics["recipes"][chosen]["top1_delta_ci95_pp"]
     if low < -BUDGET:
@@ -160,4 +161,4 @@ def _seed(recipes: Recipes, size: int) -> str:
 
 
 def _quantized(metrics: dict[str, Any]) -> Recipes:
-    return {name: recipe for name, recipe in metrics["recipes"].items() if is_quantized(name)}
+    return {name: recipe for name, recipe in metrics["recipes"].items() if traits.of(recipe).quantized}

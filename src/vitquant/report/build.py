@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vitquant import files
 from vitquant.data.prepared import Prepared
 from vitquant.params import Params
-from vitquant.report import answer, claims, details, figures, gpu, metrics, page, prose, tables
+from vitquant.report import answer, claims, details, figures, gpu_section, metrics, page, prose, tables
 from vitquant.report.consistency import check_machines
 from vitquant.report.text import code, escape
 
@@ -53,7 +53,8 @@ def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
         for name, rows in metrics.plots(joined).items():
             files.write_json(partial / f"{name}.json", rows)
     images = prepared.images("val")
-    content = Content(joined, benchmark, found, profile, gpu.read(inputs.cuda), images, prepared.geometry.crop)
+    cuda = gpu_section.read(inputs.cuda)
+    content = Content(joined, benchmark, found, profile, cuda, images, prepared.preprocessing.crop)
     write(params, content, out)
 
 
@@ -89,7 +90,7 @@ def _values(params: Params, content: Content, drawn: list[figures.Drawn]) -> dic
         "verdicts": claims.count(findings),
         "claims_table": tables.claims(findings),
         "figures": prose.figures(drawn, study["data"]),
-        "gpu": gpu.section(content.cuda),
+        "gpu": gpu_section.section(content.cuda),
         "recipes_table": prose.recipes(params),
         "accuracy_table": tables.accuracy(joined),
         "classes": prose.classes(content.details),

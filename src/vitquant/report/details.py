@@ -11,9 +11,8 @@ from scipy.special import softmax
 
 from vitquant.data.prepared import Prepared
 from vitquant.measure import statistics
-from vitquant.params import Report
+from vitquant.params import BASELINE, Report
 
-BASELINE = "fp32"
 IMAGES = 12  # of the contact sheet
 Logits = NDArray[np.float32]
 

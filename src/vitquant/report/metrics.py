@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitquant import files
+from vitquant import files, traits
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.measure import statistics
-from vitquant.measure.statistics import Estimate, hits
-from vitquant.params import Params, Report
+from vitquant.measure.estimates import paired_accuracy, speed_and_size, study
+from vitquant.params import BASELINE, Params
 from vitquant.report.consistency import check_artifact, check_machines, check_predictions
 from vitquant.report.tables import batch_sizes
 from vitquant.report.text import interval_key
-
-BASELINE = "fp32"
-HALVES = ("bf16-compiled", "fp16-compiled")  # what 8 bits have to beat: the first that was measured
-MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -58,9 +53,9 @@ def join(params: Params, inputs: Inputs, logits: Mapping[str, NDArray[np.float32
     environments = {inputs.benchmark: benchmark["environment"]}
     recipes: dict[str, Any] = {}
     for name in params.recipes:
-        recipe, unavailable = {}, {}
         accuracy_file = inputs.accuracy / f"{name}.json"
         accuracy = files.read_json(accuracy_file)
+        recipe, unavailable = {"traits": traits.of(accuracy).model_dump(mode="json")}, {}
         speed = benchmark["recipes"].get(name, {"unavailable": "not in the benchmark"})
         environments[accuracy_file] = accuracy.get("environment", {})
         check_artifact(accuracy_file, accuracy, inputs.benchmark, speed)
@@ -85,17 +80,6 @@ def join(params: Params, inputs: Inputs, logits: Mapping[str, NDArray[np.float32
         "study": study(params, prepared),
         "environment": benchmark["environment"],
         "recipes": recipes,
-    }
-
-
-def study(params: Params, prepared: Prepared) -> dict[str, Any]:
-    """What was studied."""
-    return {
-        "name": params.study,
-        "model": params.model.name,
-        "data": params.data.source,
-        "eval_images": len(prepared.labels("val")),
-        "classes": len(prepared.classes),
     }
 
 
@@ -142,56 +126,3 @@ def _read_logits(path: Path) -> NDArray[np.float32]:
             return np.asarray(content["logits"], dtype=np.float32)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise VitquantError(f"{path} cannot be read ({error}): run `dvc repro`") from None
-
-
-def paired_accuracy(
-    logits: NDArray[np.float32], baseline: NDArray[np.float32], labels: NDArray[np.int64], params: Report
-) -> dict[str, Any]:
-    """Differences to the baseline over the same images; logits are float32 (N, C), labels int64 (N,)."""
-    result: dict[str, Any] = {}
-    for k in (1, 5):
-        if k < logits.shape[1]:
-            ours, theirs = hits(logits, labels, k), hits(baseline, labels, k)
-            delta = statistics.paired_difference(ours, theirs, params.resamples, params.seed)
-            result |= {
-                f"top{k}_delta_pp": round(delta.value, 2),
-                f"top{k}_delta_ci95_pp": _interval(delta, 2),
-            }
-    result["mcnemar_p"] = round(statistics.mcnemar_p(hits(logits, labels, 1), hits(baseline, labels, 1)), 4)
-    result["agreement_pct"] = round(100 * float(np.mean(logits.argmax(axis=1) == baseline.argmax(axis=1))), 2)
-    return result
-
-
-def speed_and_size(name: str, benchmark: dict[str, Any], params: Report) -> dict[str, Any]:
-    """Latency, throughput, memory and size of a recipe, and their ratios to others of the same run, `benchmark`."""
-    own, baseline = benchmark[name], benchmark[BASELINE]
-    half = next((half for half in HALVES if "latency_ms" in benchmark.get(half, {})), HALVES[0])
-    result: dict[str, Any] = {}
-    for size, milliseconds in own["latency_ms"].items():
-        spread = statistics.distribution(np.array(milliseconds))
-        result |= {f"latency_b{size}_ms_{key}": round(spread[key], 2) for key in ("p50", "p90", "p99")}
-        result[f"latency_b{size}_cv_pct"] = round(spread["cv_pct"], 2)
-        result[f"throughput_b{size}_img_s"] = round(1000 * int(size) / spread["p50"], 2)
-        mean = statistics.mean(np.array(milliseconds), params.resamples, params.seed)
-        result |= {
-            f"latency_b{size}_mean_ms": round(mean.value, 2),
-            f"latency_b{size}_mean_ci95_ms": _interval(mean, 2),
-        }
-        for key, reference in (("speedup", BASELINE), (f"vs_{half.replace('-', '_')}", half)):
-            times = benchmark.get(reference, {}).get("latency_ms", {}).get(size)
-            if times is not None and name not in (reference, BASELINE):
-                ratio = statistics.paired_ratio(np.array(times), np.array(milliseconds), params.resamples, params.seed)
-                result |= {
-                    f"{key}_b{size}_x": round(ratio.value, 3),
-                    f"{key}_b{size}_ci95_x": _interval(ratio, 3),
-                }
-    result["memory_model_mb"] = round(own["memory_bytes"]["model"] / MB, 1)
-    result["memory_peak_mb"] = round(own["memory_bytes"]["peak"] / MB, 1)
-    result["size_mb"] = round(own["size_bytes"] / MB, 2)
-    if name != BASELINE:
-        result["size_reduction_pct"] = round(100 * (1 - own["size_bytes"] / baseline["size_bytes"]), 2)
-    return result
-
-
-def _interval(estimate: Estimate, decimals: int) -> list[float]:
-    return [round(estimate.low, decimals), round(estimate.high, decimals)]

@@ -4,10 +4,10 @@ import math
 from typing import Any, Literal
 
 from vitquant.errors import VitquantError
+from vitquant.params import BASELINE
 from vitquant.report.tables import batch_sizes
 
 Objective = Literal["latency", "memory", "size"]
-BASELINE = "fp32"
 
 
 def recommend(metrics: dict[str, Any], max_drop: float, batch: int, objective: Objective) -> str:
@@ -29,7 +29,7 @@ def recommend(metrics: dict[str, Any], max_drop: float, batch: int, objective: O
     try:
         recipes: dict[str, dict[str, Any]] = metrics["recipes"]
         sizes, baseline, images = batch_sizes(metrics), recipes[BASELINE], metrics["study"]["eval_images"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise VitquantError("the metrics are not those of a study: make them again with `dvc repro`") from None
     if batch not in sizes:
         measured = ", ".join(map(str, sizes))

@@ -119,7 +119,7 @@ def unavailable(recipes: dict[str, dict[str, Any]]) -> str:
 
 def batch_sizes(metrics: dict[str, Any]) -> list[int]:
     """The batch sizes that were timed, ascending."""
-    keys = metrics["recipes"]["fp32"]
+    keys = {key for recipe in metrics["recipes"].values() for key in recipe}
     return sorted(int(key.split("_")[1][1:]) for key in keys if key.startswith("latency_b") and key.endswith("_p50"))
 
 

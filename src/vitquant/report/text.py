@@ -5,18 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 MISSING = "–"
-QUANTIZED = re.compile(r"(?:int|fp|w)[48](?!\d)")
-EIGHT_BIT = re.compile(r"(?:int|fp|w)8(?!\d)")
-
-
-def is_quantized(name: str) -> bool:
-    """Whether a recipe quantizes, by its name: it says int8, int4, fp8 or w8a8."""
-    return bool(QUANTIZED.search(name))
-
-
-def is_eight_bit(name: str) -> bool:
-    """Whether a recipe computes with, or stores, 8-bit weights, by its name."""
-    return bool(EIGHT_BIT.search(name))
 
 
 def value(recipe: dict[str, Any], key: str, form: str) -> str:

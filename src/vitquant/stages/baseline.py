@@ -14,12 +14,9 @@ from vitquant.stages.common import path_option, read_params
 @click.pass_context
 def command(context: click.Context, raw: Path, data: Path, out: Path) -> None:
     """Build the FP32 ViT, fit its linear head on the train split, and write the FP32 artifact."""
-    from vitquant import recipes
-    from vitquant.baseline import build
+    from vitquant.cpu import threads
     from vitquant.data.prepared import Prepared
-    from vitquant.measure.environment import threads
+    from vitquant.models.baseline import build
 
     params = read_params(context)
-    for name, recipe in params.recipes.items():
-        recipes.check_options(name, recipe)  # now, not after minutes of work
     build(params, raw, Prepared(data), out, threads(params.threads))

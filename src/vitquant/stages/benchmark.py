@@ -15,8 +15,8 @@ from vitquant.stages.common import path_option, read_params
 def command(context: click.Context, artifacts: Path, data: Path, out: Path) -> None:
     """Measure latency, memory and size of every artifact on the CPU, interleaved in one run."""
     from vitquant import files
+    from vitquant.cpu import threads
     from vitquant.measure import benchmark
-    from vitquant.measure.environment import threads
 
     params = read_params(context)
     paths = [artifacts / name for name in params.recipes]

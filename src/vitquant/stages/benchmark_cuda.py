@@ -17,29 +17,29 @@ from vitquant.stages.common import path_option, read_params
 @click.pass_context
 def command(context: click.Context, fp32: Path, data: Path, out: Path, busy_ok: bool) -> None:
     """Measure latency, memory, energy and accuracy on the GPU, interleaved in one run."""
-    from vitquant.measure import gpu
+    from vitquant.measure import nvml
 
     params = read_params(context)
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise VitquantError(f"{out} is not writable for user {os.getuid()}: nothing was measured; mend its permissions")
-    reason = "device: cpu" if params.device == "cpu" else gpu.absent()
+    reason = "device: cpu" if params.device == "cpu" else nvml.absent()
     if reason:
         click.echo(f"{reason}: kept {len(list(out.glob('*.json')))} earlier results")
         return
     if not busy_ok:
-        gpu.check_idle()
+        nvml.check_idle()
     import torch
 
+    from vitquant.cpu import threads
     from vitquant.data.prepared import Prepared
-    from vitquant.measure import cuda
-    from vitquant.measure.environment import threads
-    from vitquant.report import cuda as results
+    from vitquant.measure import cuda_benchmark
+    from vitquant.measure import cuda_results as results
 
     device, prepared = torch.device("cuda"), Prepared(data)
     file = results.device_file(out, torch.cuda.get_device_name())
-    error = cuda.quantize_dynamic_error(device)
-    for own, artifact in cuda.studies(params, fp32, prepared):
-        measured, logits = cuda.run(artifact, prepared, own, threads(own.threads), device)
+    error = cuda_benchmark.quantize_dynamic_error(device)
+    for own, artifact in cuda_benchmark.studies(params, fp32, prepared):
+        measured, logits = cuda_benchmark.run(artifact, prepared, own, threads(own.threads), device)
         results.add(file, own.study, results.join(own, measured, logits, prepared), error)
         click.echo(f"{own.study}: written to {file}")

@@ -17,17 +17,19 @@ from vitquant.stages.common import path_option, read_params
 def command(context: click.Context, artifact: Path, data: Path, out: Path, predictions: Path) -> None:
     """Measure top-1, top-5 and per-image predictions of an artifact on the validation split."""
     from vitquant import recipes
+    from vitquant.artifact import open_artifact
+    from vitquant.cpu import threads
     from vitquant.data.prepared import Prepared
     from vitquant.measure import accuracy
-    from vitquant.measure.environment import threads
     from vitquant.parallel import choose_device
 
     params = read_params(context)
+    spec = open_artifact(artifact).spec
     try:
+        if spec.no_accuracy:
+            raise UnsupportedError(spec.no_accuracy)
         predictor = recipes.load(artifact, choose_device(params.device))
-        if predictor.artifact.spec.no_accuracy:
-            raise UnsupportedError(predictor.artifact.spec.no_accuracy)
     except UnsupportedError as reason:
-        accuracy.write_unavailable(artifact.name, str(reason), out, predictions)
+        accuracy.write_unavailable(spec.recipe, spec.traits, str(reason), out, predictions)
         return
     accuracy.evaluate(predictor, Prepared(data), params.evaluate, threads(params.threads), out, predictions)

@@ -15,8 +15,8 @@ def command(context: click.Context, raw: Path, out: Path) -> None:
     """Decode, resize, crop and split the images into arrays that later stages memory-map."""
     from vitquant.data.prepare import prepare
     from vitquant.data.sources import SOURCES
-    from vitquant.models.vit import geometry
+    from vitquant.models.vit import preprocessing
 
     params = read_params(context)
     samples = SOURCES[params.data.source].samples(params.data, raw)
-    prepare(samples, geometry(params.model.name, params.data), params.data, out)
+    prepare(samples, preprocessing(params.model.name, params.data), params.data, out)

@@ -15,9 +15,9 @@ from vitquant.stages.common import path_option, read_params
 def command(context: click.Context, artifacts: Path, data: Path, out: Path) -> None:
     """Profile the eager PyTorch recipes on the CPU: milliseconds per image by kind of operation."""
     from vitquant import files
+    from vitquant.cpu import threads
     from vitquant.measure import operations
-    from vitquant.measure.environment import threads
 
     params = read_params(context)
-    paths = {name: artifacts / name for name, recipe in params.recipes.items() if recipe.method in operations.METHODS}
+    paths = [artifacts / name for name in params.recipes]
     files.write_json(out, operations.profile(paths, data, threads(params.threads)))

@@ -1,0 +1,1 @@
+../../src/vitquant/stages/profile.py

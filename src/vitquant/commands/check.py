@@ -1,0 +1,16 @@
+"""`vitquant check`: the study's parameters, before anything runs."""
+
+import click
+
+from vitquant.stages.common import read_params
+
+
+@click.command("check")
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Check params.yaml whole: each key and value, and the options of every recipe."""
+    from vitquant import recipes
+
+    params = read_params(context)
+    for name, recipe in {**params.recipes, **params.cuda.recipes}.items():
+        recipes.check_options(name, recipe)

@@ -1,0 +1,70 @@
+"""The FP32 classifier: the study's ViT with its weights, and its linear head."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitquant import artifact
+from vitquant.artifact import Spec
+from vitquant.data.prepared import Prepared
+from vitquant.images import Preprocessing
+from vitquant.models import download, imagenet_head, probe, weights
+from vitquant.models.vit import ViTClassifier
+from vitquant.parallel import choose_device, map_batches
+from vitquant.params import BASELINE, Params
+from vitquant.traits import FP32
+
+UNTRAINED = "head: none: the head was never trained, so that its predictions mean nothing"
+
+
+def build(params: Params, raw: Path, prepared: Prepared, destination: Path, threads: int) -> None:
+    """Build the model, fit its head on the train split, and write the FP32 artifact.
+
+    Args:
+        raw: the fetched weights.
+
+    Raises:
+        VitquantError: the weights do not fit the architecture or are broken.
+    """
+    name, preprocessing = params.model.name, prepared.preprocessing
+    model = ViTClassifier(name, preprocessing.crop, len(prepared.classes)).eval()
+    weights.load_into(model, params.model, raw)
+
+    def fill(directory: Path) -> dict[str, Any]:
+        details = {}
+        if params.head == "probe":
+            details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
+        elif params.head == "imagenet1k":
+            imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head)
+        artifact.write_weights(directory, model.cpu().state_dict())
+        return details
+
+    spec = Spec(
+        recipe=BASELINE,
+        method="fp32",
+        options={},
+        traits=FP32,
+        architecture=name,
+        preprocessing=preprocessing,
+        classes=prepared.classes,
+        no_accuracy=UNTRAINED if params.head == "none" else None,
+    )
+    artifact.write(destination, spec, fill)
+
+
+def _fit_probe(
+    model: ViTClassifier, preprocessing: Preprocessing, prepared: Prepared, params: Params, threads: int
+) -> dict[str, float]:
+    """Fit the model's head on its features of the train split."""
+    device = choose_device(params.device)
+    model.to(device)
+
+    def features(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model.features(preprocessing.normalise(images))
+
+    images = prepared.images("train")
+    train = map_batches(features, images, params.evaluate, device, threads, "baseline: features")
+    return probe.fit(train, prepared.labels("train"), params.probe, model.cpu().head)

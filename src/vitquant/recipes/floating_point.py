@@ -1,0 +1,65 @@
+"""Floating point as a GPU runs it: FP32, TF32, FP16 or BF16, eager or compiled. The CPU runs them too.
+
+TF32 keeps FP32's range and rounds the factors of matrix products to 10 bits of mantissa.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.engines import cuda_graph
+from vitquant.engines.capability import check_capability
+from vitquant.models.loading import CastBackbone, cast, load_model
+from vitquant.params import Section
+from vitquant.traits import Traits
+
+DTYPES = {"float32": torch.float32, "tfloat32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Options(Section):
+    """What params.yaml may say of this recipe."""
+
+    dtype: Literal["float32", "tfloat32", "float16", "bfloat16"]
+    """Of the backbone's weights and activations; the head stays FP32."""
+    compile: bool
+    """Whether Inductor compiles the blocks, in a CUDA graph on a GPU; else eager."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    bits = 8 * DTYPES[options.dtype].itemsize
+    execution: Literal["eager", "compiled"] = "compiled" if options.compile else "eager"
+    return Traits(
+        weight_bits=bits,
+        activation_bits=bits,
+        arithmetic=options.dtype,
+        execution=execution,
+        devices=("cpu", "cuda"),
+    )
+
+
+def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write the weights in the wanted type."""
+    write_weights(directory, cast(read_weights(fp32.path), DTYPES[options.dtype]))
+    return {}
+
+
+def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The model on `device`. Whether FP32 may become TF32 is a setting of the whole process, made here."""
+    options = Options.model_validate(artifact.spec.options)
+    check_capability(options.dtype, device)
+    allow_tf32(options.dtype == "tfloat32")
+    model = CastBackbone(load_model(artifact)).to(device).eval()
+    return cuda_graph.compile_blocks(model.model.backbone.blocks, model, device) if options.compile else model
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let FP32 products round their factors to TF32, or not; in matrix products and convolutions alike."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -1,0 +1,48 @@
+"""What a recipe is, as its method declares it: the one place that says whether it quantizes, and how it computes."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from vitquant.errors import VitquantError
+
+Arithmetic = Literal["float32", "tfloat32", "bfloat16", "float16", "float8", "int8"]
+
+
+class Traits(BaseModel):
+    """What recipe.json and every result say of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight_bits: PositiveInt
+    """Of a stored weight of the linear layers."""
+    activation_bits: PositiveInt
+    """Of a linear layer's input as it is multiplied."""
+    arithmetic: Arithmetic
+    """The type in which the linear layers multiply."""
+    execution: Literal["eager", "compiled"]
+    """Eager: PyTorch calls one operator after another. Compiled: a compiler or an engine has fused them."""
+    devices: tuple[Literal["cpu", "cuda"], ...]
+    """The types of device that have kernels for it."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored as integers, or as floating point of 8 bits or fewer."""
+        return self.weight_bits <= 8  # noqa: PLR2004
+
+
+FP32 = Traits(
+    weight_bits=32, activation_bits=32, arithmetic="float32", execution="eager", devices=("cpu", "cuda")
+)  # the baseline's
+
+
+def of(result: dict[str, Any]) -> Traits:
+    """The traits that a recipe's results carry.
+
+    Raises:
+        VitquantError: they carry none, as those of an earlier version did.
+    """
+    try:
+        return Traits.model_validate(result["traits"])
+    except (KeyError, TypeError, ValidationError):
+        raise VitquantError("a recipe's results lack its traits, as an earlier version's did: measure again") from None

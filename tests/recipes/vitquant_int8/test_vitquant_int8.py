@@ -1,0 +1,182 @@
+"""vitquant-int8 and dynamic-int8-smooth, which share smoothing and GPTQ."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from vitquant import artifact, recipes
+from vitquant.errors import UnsupportedError
+from vitquant.models.loading import load_model
+from vitquant.models.vit import ViTClassifier
+from vitquant.params import Recipe
+from vitquant.quantization import rounding, smoothing
+from vitquant.quantization.layers import SmoothedGELU
+from vitquant.quantization.smoothing import Smoothing
+from vitquant.recipes import vitquant_int8
+from vitquant.recipes.vitquant_int8 import kernels
+from vitquant.recipes.vitquant_int8.kernels import largest_weight_sum
+
+METHODS = {
+    "vitquant-int8": {"method": "vitquant_int8"},
+    "dynamic-int8-smooth": {"method": "dynamic_int8_smooth", "engine": "auto"},
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def built(request: pytest.FixtureRequest, fp32: Path, calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / request.param
+    recipes.build(request.param, Recipe.model_validate(METHODS[request.param]), fp32, path, calibration)
+    return path
+
+
+@pytest.fixture(scope="module")
+def smoothed(built: Path, fp32: Path, calibration) -> tuple[ViTClassifier, dict[str, Smoothing]]:
+    """The FP32 model after the recipe's smoothing, and the smoothings."""
+    opened = artifact.open_artifact(fp32)
+    model, images = load_model(opened), opened.spec.preprocessing.normalise(torch.from_numpy(calibration))
+    return model, smoothing.smooth(model, images, per_token=built.name == "vitquant-int8")[0]
+
+
+def test_smoothing_leaves_the_fp32_function_as_it_was(smoothed, fp32: Path, prepared) -> None:
+    model, chosen = smoothed
+    model = copy.deepcopy(model)
+    for index, block in enumerate(model.backbone.blocks):
+        fc2 = chosen[f"backbone.blocks.{index}.mlp.fc2"]
+        block.mlp.act = SmoothedGELU(fc2.centre, 1 / fc2.scale)
+    reference = recipes.load(fp32)
+    inputs = reference.preprocess(prepared.images("val")[:6])
+    with torch.inference_mode():
+        assert (model(inputs) - reference.forward(inputs)).abs().max() < 1e-4
+
+
+def test_scales_are_those_of_the_definition(built: Path, smoothed) -> None:
+    """Of the smoothed FP32 weights: the largest magnitude of each output channel over 127."""
+    per_token = built.name == "vitquant-int8"
+    model, _ = smoothed
+    tensors = artifact.read_weights(built)
+    for index, block in enumerate(model.backbone.blocks):
+        for layer in smoothing.LAYERS:
+            name, weight = f"backbone.blocks.{index}.{layer}", block.get_submodule(layer).weight.clone()
+            if per_token and layer == "attn.qkv":
+                weight[: len(weight) // 3] *= (len(weight) // 3 // block.attn.num_heads) ** -0.5  # attention's own
+            if per_token and layer in ("attn.proj", "mlp.fc2"):
+                scale = getattr(block, "ls1" if layer == "attn.proj" else "ls2")
+                weight *= scale.gamma[:, None] if hasattr(scale, "gamma") else 1  # LayerScale
+            wider = tensors[f"{name}.scale"] / (weight.abs().amax(dim=1) / 127)
+            tried = rounding.WIDER if per_token and largest_weight_sum() else (1.0,)
+            assert torch.isclose(wider[:, None], torch.tensor(tried)).any(dim=1).all()
+            restored = tensors[f"{name}.weight"] * tensors[f"{name}.scale"][:, None]
+            assert torch.linalg.norm(restored - weight) < 0.05 * torch.linalg.norm(weight)
+
+
+def test_saving_and_loading_keeps_every_bit(built: Path, tmp_path: Path) -> None:
+    tensors = artifact.read_weights(built)
+    artifact.write_weights(tmp_path, tensors)
+    again = artifact.read_weights(tmp_path)
+    assert tensors.keys() == again.keys()
+    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+    assert (tmp_path / "model.safetensors").read_bytes() == (built / "model.safetensors").read_bytes()
+
+
+def test_it_is_close_to_fp32_and_loads_to_the_same_twice(built: Path, fp32: Path, prepared) -> None:
+    images = prepared.images("val")
+    logits = recipes.load(built)(images)
+    assert np.array_equal(logits, recipes.load(built)(images))
+    reference = recipes.load(fp32)(images)
+    assert 0 < np.abs(logits - reference).max() < 0.1 * np.abs(reference).max()
+
+
+def test_weights_are_int8_and_the_rest_is_float(built: Path) -> None:
+    tensors = artifact.read_weights(built)
+    for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        name = f"backbone.blocks.3.{layer}"
+        assert tensors[f"{name}.weight"].dtype == torch.int8
+        assert tensors[f"{name}.weight"].abs().max() <= 127
+        assert tensors[f"{name}.scale"].shape == tensors[f"{name}.bias"].shape
+    assert tensors["head.weight"].dtype == tensors["backbone.pos_embed"].dtype == torch.float32
+
+
+def test_an_interrupted_build_leaves_nothing(
+    fp32: Path, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounding, "gptq", interrupt)
+    for name, options in METHODS.items():
+        with pytest.raises(KeyboardInterrupt):
+            recipes.build(name, Recipe.model_validate(options), fp32, tmp_path / name, calibration)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("built", ["vitquant-int8"], indirect=True)
+def test_batches_and_threads_change_nothing(built: Path, prepared) -> None:
+    predictor, images = recipes.load(built), prepared.images("val")[:5]
+    singly = np.concatenate([predictor(images[row : row + 1]) for row in range(len(images))])
+    assert np.allclose(singly, predictor(images), atol=1e-5)
+
+
+def without_vnni(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    patch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-O1"))  # compiles faster
+
+
+def test_without_vnni_it_is_close_to_fp32(
+    fp32: Path, calibration, prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_vnni(monkeypatch)
+    recipes.build("r", Recipe.model_validate(METHODS["vitquant-int8"]), fp32, tmp_path / "r", calibration)
+    for name, tensor in artifact.read_weights(tmp_path / "r").items():
+        if tensor.dtype == torch.int8:
+            assert rounding.sums_of_four(tensor).max() <= largest_weight_sum(), name
+    images = prepared.images("val")[:8]
+    reference = recipes.load(fp32)(images)
+    assert np.abs(recipes.load(tmp_path / "r")(images) - reference).max() < 0.1 * np.abs(reference).max()
+
+
+def test_without_vnni_weights_that_would_overflow_are_refused(
+    fp32: Path, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vitquant_int8, "largest_weight_sum", lambda: None)
+        recipes.build("r", Recipe.model_validate(METHODS["vitquant-int8"]), fp32, tmp_path / "r", calibration)
+    without_vnni(monkeypatch)
+    with pytest.raises(UnsupportedError, match="made on a CPU with VNNI, which this one lacks: quantize again here"):
+        recipes.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize(("width", "heads"), [(144, 2), (120, 5)])  # depths of 72 and 24
+def test_heads_of_other_depths(width: int, heads: int) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=64, embed_dim=width, num_heads=heads, depth=2)
+    backbone.requires_grad_(False).eval()
+    tokens = torch.randn(2, 17, width)
+    expected = backbone.blocks(tokens)
+    assert (int8_blocks(backbone)(tokens) - expected).abs().max() < 0.05 * (expected - tokens).abs().max()
+
+
+def int8_blocks(backbone: nn.Module) -> vitquant_int8.Int8Blocks:
+    """The blocks in INT8, not smoothed, for inputs that nothing is known of."""
+    tensors: dict[str, Tensor] = {}
+    shapes = []
+    for index, block in enumerate(backbone.blocks):
+        path = f"backbone.blocks.{index}"
+        shapes.append(vitquant_int8._shape(block))
+        hidden = block.mlp.fc1.out_features
+        tensors |= {f"{path}.mlp.centre": torch.zeros(hidden), f"{path}.mlp.inverse": torch.ones(hidden)}
+        tensors |= {f"{path}.{name}": tensor.clone() for name, tensor in block.state_dict().items() if "norm" in name}
+        for layer in smoothing.LAYERS:
+            own = block.get_submodule(layer)
+            weight, bias = own.weight.clone(), own.bias.clone()
+            if layer == "attn.qkv":
+                queries = slice(None, len(weight) // 3)
+                weight[queries] *= block.attn.scale
+                bias[queries] *= block.attn.scale
+            own.weight, own.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+            tensors |= vitquant_int8._quantize(f"{path}.{layer}", own, torch.eye(own.in_features).double())
+    return vitquant_int8.Int8Blocks(tensors, shapes)
