@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from vitquant import files, params
+from vitquant import files, params, recipes
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
 
@@ -31,7 +31,7 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     name = study.stem
     current, sections = _read(default), _read(study)
     merged = {**current, **sections}
-    params.validate(merged, study)
+    recipes.check(params.validate(merged, study))
     settings = [*_overrides(current, sections), *changes]
     for key, url in _urls(settings).items():
         check_reachable(url, key)  # now, not in the middle of a run

@@ -11,6 +11,4 @@ def command(context: click.Context) -> None:
     """Check params.yaml whole: each key and value, and the options of every recipe."""
     from vitquant import recipes
 
-    params = read_params(context)
-    for name, recipe in {**params.recipes, **params.cuda.recipes}.items():
-        recipes.check_options(name, recipe)
+    recipes.check(read_params(context))

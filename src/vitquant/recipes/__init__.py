@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from vitquant import artifact
 from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.params import Recipe, describe
+from vitquant.params import Params, Recipe, describe
 
 
 def method(name: str) -> ModuleType:
@@ -56,6 +56,17 @@ def check_options(name: str, recipe: Recipe) -> Any:
         raise VitquantError(f"params.yaml: recipes.{name}: {describe(error, recipe.options)}") from None
     except VitquantError as error:
         raise VitquantError(f"params.yaml: recipes.{name}.method: {error}") from None
+
+
+def check(params: Params) -> None:
+    """See that every recipe of the study has a method, and options that the method takes.
+
+    Raises:
+        VitquantError: one has not; it is named.
+    """
+    for recipes in (params.recipes, params.cuda.recipes):
+        for name, recipe in recipes.items():
+            check_options(name, recipe)
 
 
 def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[np.uint8]) -> None:

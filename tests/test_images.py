@@ -1,0 +1,76 @@
+"""One way from an image to the model's input: the same pixels from a file, its content, or an image in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PREPROCESSING, SIDE, draw_image
+from PIL import Image
+
+from vitquant import recipes
+from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing, UndecodableError
+
+
+def sources(path: Path) -> dict[str, Path | bytes | Image.Image]:
+    return {"path": path, "bytes": path.read_bytes(), "image": Image.open(path)}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_the_same_pixels_from_every_source(tmp_path: Path, suffix: str, mode: str) -> None:
+    image = draw_image("disc", 0).convert(mode)
+    file = tmp_path / f"image{suffix}"
+    (image if suffix == ".png" or mode in ("RGB", "L") else image.convert("RGB")).save(file)
+    pixels = {name: PREPROCESSING.pixels(source) for name, source in sources(file).items()}
+    assert pixels["path"].shape == (SIDE, SIDE, 3)
+    assert pixels["path"].dtype == np.uint8
+    assert np.array_equal(pixels["path"], pixels["bytes"])
+    assert np.array_equal(pixels["path"], pixels["image"])
+
+
+def test_they_are_the_pixels_that_prepare_writes(images: Path, prepared: Prepared, fp32: Path) -> None:
+    """Bit for bit, and so are the logits of a Predictor that is given the files."""
+    manifest = pd.read_csv(prepared.path / "manifest.csv")
+    files = [images / path for path in manifest.loc[manifest["split"] == "val", "path"]]
+    stored = prepared.images("val")
+    assert np.array_equal(np.stack([prepared.preprocessing.pixels(file) for file in files]), stored)
+    predictor = recipes.load(fp32)
+    assert predictor.artifact.spec.preprocessing == prepared.preprocessing
+    mixed = [files[0], files[1].read_bytes(), Image.open(files[2])]
+    assert np.array_equal(predictor(mixed), predictor(stored[:3]))
+
+
+def test_the_crop_is_of_the_centre_and_the_shorter_side_is_resized() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 20:60] = 255  # the middle square
+    same = Preprocessing(resize=40, crop=40, interpolation="bilinear", mean=[0.0] * 3, std=[1.0] * 3)
+    assert (same.pixels(Image.fromarray(pixels)) == 255).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n cut"])
+def test_what_does_not_decode_is_named(tmp_path: Path, fp32: Path, content: bytes) -> None:
+    file = tmp_path / "broken.png"
+    file.write_bytes(content)
+    with pytest.raises(UndecodableError, match="broken.png: "):
+        PREPROCESSING.pixels(file)
+    with pytest.raises(UndecodableError, match="."):
+        recipes.load(fp32)([content])
+
+
+def test_a_cut_photograph_is_undecodable_whatever_opened_it(tmp_path: Path) -> None:
+    file = tmp_path / "cut.jpg"
+    draw_image("noise", 0).save(file)
+    file.write_bytes(file.read_bytes()[:700])
+    for source in sources(file).values():
+        with pytest.raises(UndecodableError, match="truncated"):
+            PREPROCESSING.pixels(source)
+
+
+def test_a_missing_file_and_no_file_at_all(tmp_path: Path, fp32: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        PREPROCESSING.pixels(tmp_path / "none.png")
+    with pytest.raises(VitquantError, match="there is no image to predict"):
+        recipes.load(fp32)([])
