@@ -44,15 +44,13 @@ lint: setup ## check format, lint, types, the Dockerfile and the stages' depende
 dependencies: setup ## make the links to the code that each stage of dvc.yaml depends on, from the imports
 	@python dependencies/update.py
 
-# Containers: DOCKER may be podman, or buildah to build; BASE another base image. docs/gpu-hosts.md says what GPUs need.
+# Containers: DOCKER may be buildah, to build; BASE another base image. docs/gpu-hosts.md says what GPUs need.
 DOCKER ?= docker
 BENCH ?= dvc repro benchmark_cuda
 DOCKER_USER ?= $(shell id -u):$(shell id -g)
-PODMAN := $(findstring podman,$(DOCKER))
 TERMINAL := $$(test -t 0 && echo --interactive --tty) # so that Ctrl-C reaches all that runs inside
-GPUS := $(if $(PODMAN),--device nvidia.com/gpu=all,--gpus all)
 
-docker-build: ## make the container image (DOCKER=podman or buildah, BASE=image)
+docker-build: ## make the container image (DOCKER=buildah, BASE=image)
 	@docker/check.sh build $(DOCKER)
 	$(DOCKER) build $(if $(findstring buildah,$(DOCKER)),--layers) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--file docker/Dockerfile --tag vitquant .
@@ -65,9 +63,8 @@ docker-test: ## run the tests in the container
 docker-bench: ## run the CUDA benchmark in the container, on this checkout: results/cuda
 	@docker/check.sh gpu $(DOCKER)
 	@$(MAKE) --no-print-directory docker-build
-	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g --security-opt label=disable --hostname "$$(uname -n)" $(GPUS) \
-		--user $(DOCKER_USER) $(if $(PODMAN),$(if $(filter-out 0:%,$(DOCKER_USER)),--userns keep-id)) \
-		--volume "$(CURDIR):/vitquant" vitquant docker/bench.sh $(BENCH)
+	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g --security-opt label=disable --hostname "$$(uname -n)" --gpus all \
+		--user $(DOCKER_USER) --volume "$(CURDIR):/vitquant" vitquant docker/bench.sh $(BENCH)
 
 clean: ## delete the environment, and all data, models and caches; results in git stay
 	rm -rf $(VENV) .dvc/cache .dvc/tmp data/raw data/processed data/.*.partial models results/predictions \

@@ -11,10 +11,10 @@ lacks() {
 
 case "$purpose $*" in
     build*) ;;
-    *buildah*) lacks "buildah only builds images: to run them, make … DOCKER=docker or DOCKER=podman" ;;
+    *buildah*) lacks "buildah only builds images: to run them, install Docker" ;;
 esac
 command -v "$1" >/dev/null ||
-    lacks "$1 is not on PATH: install Docker, https://docs.docker.com/engine/install/, or name another: make … DOCKER=podman"
+    lacks "$1 is not on PATH: install Docker, https://docs.docker.com/engine/install/"
 case $* in *buildah*) exit 0 ;; esac # it has no service
 "$@" info >/dev/null 2>&1 ||
     lacks "\`$* info\` fails: is its service running, and may you use it? https://docs.docker.com/engine/install/linux-postinstall/"
@@ -31,8 +31,3 @@ esac
     lacks "NVIDIA driver $driver is too old for CUDA 13: install r580 or newer, https://www.nvidia.com/drivers"
 command -v nvidia-ctk >/dev/null ||
     lacks "no NVIDIA Container Toolkit (nvidia-ctk is not on PATH): https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
-case $* in *podman*)
-    nvidia-ctk cdi list 2>/dev/null | grep -q nvidia.com/gpu=all ||
-        lacks "podman has no description of the GPUs: sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
-    ;;
-esac

@@ -74,7 +74,7 @@ def test_without_an_engine(tmp_path: Path, purpose: str) -> None:
 @pytest.mark.parametrize("purpose", ["run", "gpu"])
 def test_buildah_only_builds(tmp_path: Path, purpose: str) -> None:
     process = run(DOCKER / "check.sh", purpose, "buildah", env=path_of(tmp_path / "bin", "sh"))
-    assert_one_line(process, "buildah only builds", "DOCKER=podman")
+    assert_one_line(process, "buildah only builds", "install Docker")
 
 
 @pytest.mark.parametrize("target", ["docker-build", "docker-test", "docker-bench"])

@@ -95,7 +95,8 @@ def drawings(
     )
     yield (
         "operations",
-        "Where the time goes: milliseconds per image in linear layers, attention, GELU and norms, and the rest",
+        "Where the time of the eager recipes goes: milliseconds per image in linear layers, in attention, in norms and "
+        "other operations on each element, and in the rest",
         figures_detail.operations(profile),
     )
     yield (

@@ -11,7 +11,7 @@ from vitquant.report.claims import MEMORY_CHANGE, SIZE_CHANGE
 from vitquant.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, WIDTH, note, spread
 from vitquant.report.tables import batch_sizes
 
-KINDS = {"linear layers": BLUE, "attention": ORANGE, "GELU and norms": GREEN, "rest": GREY}
+COLORS = (BLUE, ORANGE, GREEN, GREY)  # of the kinds of operation, in the profile's order
 CLASSES = 14  # the most that the figure of classes names
 COLUMNS = 4  # of the contact sheet
 
@@ -85,8 +85,7 @@ def operations(profile: dict[str, Any]) -> Figure:
     longest = max(sum(times.values()) for times in recipes.values())
     for row, times in enumerate(recipes.values()):
         left = 0.0
-        for kind, color in KINDS.items():
-            time = times.get(kind, 0.0)
+        for (kind, time), color in zip(times.items(), COLORS, strict=True):
             axes.barh(row, time, left=left, color=color, height=0.55, label=kind if row == 0 else None)
             if time > 0.05 * longest:
                 axes.text(left + time / 2, row, f"{time:.1f}", ha="center", va="center", color=PAPER, fontsize=10)
@@ -96,7 +95,7 @@ def operations(profile: dict[str, Any]) -> Figure:
     axes.set_ylim(len(recipes) - 0.5, -0.5)
     axes.set_xlim(0, 1.15 * longest)
     axes.set_xlabel(f"milliseconds per image at batch {profile.get('batch', '?')}, under the profiler")
-    figure.legend(loc="outside upper left", ncols=len(KINDS), frameon=False, fontsize=10)
+    figure.legend(loc="outside upper left", ncols=len(COLORS), frameon=False, fontsize=10)
     return figure
 
 
