@@ -1,5 +1,6 @@
 """Small real inputs: generated photographs, a tiny ViT with random weights, and its FP32 artifact."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,9 +99,11 @@ def mini_study(images: Path) -> dict:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own."""
+    """A cache folder of the tests' own, which the workers of pytest-xdist share."""
+    root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
+        path = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
+        path.mkdir(exist_ok=True)
         patch.setenv("VITQUANT_CACHE", str(path))
         yield path
 

@@ -81,6 +81,32 @@ def test_what_a_stage_depends_on_and_what_not(folder: str, held: str, left_out: 
     assert (PACKAGE / left_out).is_file()
 
 
+LAYERS = (  # none imports one of an earlier row
+    ("cli",),
+    ("stages", "commands"),
+    ("experiment",),
+    ("report",),
+    ("measure",),
+    ("recipes",),
+    ("engines", "quantization"),
+    ("models",),
+    ("data", "parallel", "artifact"),
+    ("images", "params", "traits", "wheels", "downloads", "files", "cpu"),
+    ("errors",),
+)
+
+
+def test_imports_point_one_way() -> None:
+    height = {name: level for level, row in enumerate(LAYERS) for name in row}
+    assert set(height) == {path.stem for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "py"}
+    for file in PACKAGE.rglob("*.py"):
+        own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for other in imported(file):
+            room = other.relative_to(PACKAGE).parts[0].removesuffix(".py")
+            if room not in (own, "__init__"):
+                assert height[own] <= height[room], f"{file} imports {other}"
+
+
 def test_dvc_yaml_names_them() -> None:
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for name, stage in stages.items():
