@@ -74,3 +74,20 @@ def test_a_missing_file_and_no_file_at_all(tmp_path: Path, fp32: Path) -> None:
         PREPROCESSING.pixels(tmp_path / "none.png")
     with pytest.raises(VitquantError, match="there is no image to predict"):
         recipes.load(fp32)([])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_a_16_bit_ramp_is_a_ramp_of_8_bits(tmp_path: Path, suffix: str) -> None:
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)
+    file = tmp_path / f"ramp{suffix}"
+    Image.fromarray(np.tile(ramp, (256, 1))).save(file)
+    pixels = Preprocessing(resize=256, crop=256, interpolation="bilinear", mean=[0.0] * 3, std=[1.0] * 3).pixels(file)
+    assert np.array_equal(pixels[0, :, 0], np.arange(256))
+    assert pixels.mean() == pytest.approx(127.5, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((80, 80), kind)).save(tmp_path / "range.tiff")
+    with pytest.raises(UndecodableError, match=r"range.tiff: its pixels are of mode [IF], whose range is not known"):
+        PREPROCESSING.pixels(tmp_path / "range.tiff")

@@ -61,6 +61,12 @@ class Preprocessing(BaseModel):
         The same pixels, to rounding, as resizing the centred square to `resize` and cropping it, but no others are
         computed; a grey-scale image is resized before it becomes RGB: the same values in a third of the time.
         """
+        if image.mode in ("I", "F"):
+            raise UndecodableError(
+                f"its pixels are of mode {image.mode}, whose range is not known: convert it to 8 or 16 bits"
+            )
+        if image.mode.startswith("I;16"):  # Pillow would clip it at 255
+            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
         grey = image.mode == "L"
         source = image if grey else image.convert("RGB")
         scale = min(source.size) / self.resize

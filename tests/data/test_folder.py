@@ -71,6 +71,9 @@ def test_files_that_are_no_images_are_left_out(params: Params, tmp_path: Path) -
     (source / "disc" / "notes.txt").write_text("a note")
     (source / "labels.csv").write_text("a,b")
     (source / ".cache").mkdir()
+    (source / "disc" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(source / "disc/000.png", source / "disc/.ipynb_checkpoints/000-checkpoint.png")
+    (source / "disc" / "._000.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other file systems
     prepared = fetched(params, source, tmp_path / "raw")
     assert len(prepared.labels("train")) + len(prepared.labels("val")) == 5 * len(CLASSES)
 
@@ -85,3 +88,57 @@ def test_class_names_with_spaces_commas_and_unicode(params: Params, tmp_path: Pa
     manifest = pd.read_csv(prepared.path / "manifest.csv")
     assert set(manifest["class"]) == set(prepared.classes)
     assert manifest.loc[manifest["class"] == "a disc, red", "path"].str.startswith("a disc, red/").all()
+
+
+@pytest.mark.parametrize(("train", "val", "test"), [("Train", "Val", "Test"), ("training", "validation", "testing"),
+                                                    ("train", "valid", None)])  # fmt: skip
+def test_other_spellings_of_a_split(params: Params, tmp_path: Path, train: str, val: str, test: str | None) -> None:
+    write_images(tmp_path / "images" / train, 5)
+    write_images(tmp_path / "images" / val, 2)
+    if test:
+        write_images(tmp_path / "images" / test, 3)
+    prepared = fetched(params, tmp_path / "images", tmp_path / "raw")
+    assert prepared.classes == sorted(CLASSES)
+    assert (len(prepared.labels("train")), len(prepared.labels("val"))) == (5 * len(CLASSES), 2 * len(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train", "test"], r"a split with 0 val folders: it needs one named train and one named val"),
+        (["val", "test"], r"a split with 0 train folders"),
+        (["train", "Training", "val"], r"a split with 2 train folders"),
+    ],
+)
+def test_a_split_that_lacks_a_part(params: Params, tmp_path: Path, folders: list[str], message: str) -> None:
+    for name in folders:
+        write_images(tmp_path / "images" / name, 4)
+    with pytest.raises(VitquantError, match=message):
+        folder.fetch(data(params, tmp_path / "images"), tmp_path / "raw")
+
+
+def test_class_folders_a_level_further_down(params: Params, tmp_path: Path) -> None:
+    for name in ("train2020", "val2020"):
+        write_images(tmp_path / "images" / name, 4)
+    with pytest.raises(
+        VitquantError, match=r"train2020 holds no images but folders of them, \['disc', 'noise', 'square'\]"
+    ):
+        folder.fetch(data(params, tmp_path / "images"), tmp_path / "raw")
+    one = write_images(tmp_path / "one", 5)  # a single folder inside is Tiny ImageNet's layout
+    (one / "disc").rename(one / "all")
+    (one / "disc").mkdir()
+    (one / "all").rename(one / "disc/images")
+    assert len(fetched(params, one, tmp_path / "raw").labels("val")) == 2 * len(CLASSES)
+
+
+def test_links_are_followed_and_a_circle_ends(params: Params, tmp_path: Path) -> None:
+    source = write_images(tmp_path / "images", 4)
+    other = write_images(tmp_path / "elsewhere", 8)
+    (source / "disc/more").symlink_to(other / "disc")
+    (source / "disc/circle").symlink_to(source / "disc")
+    (source / "noise/linked.png").symlink_to(other / "noise/007.png")
+    folder.fetch(data(params, source), tmp_path / "raw")
+    names = [sample.name for sample in folder.samples(data(params, source), tmp_path / "raw")]
+    assert sum(name.startswith("disc/") for name in names) == 4 + 8
+    assert "noise/linked.png" in names
+    assert not any(path.is_symlink() for path in (tmp_path / "raw").rglob("*"))

@@ -8,10 +8,12 @@ import pytest
 from conftest import CLASSES, PREPROCESSING, SIDE
 from PIL import Image
 
+from vitquant import recipes
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
+from vitquant.models import baseline
 from vitquant.params import Calibration, Params
 
 
@@ -93,6 +95,45 @@ def test_an_image_that_does_not_decode_can_be_skipped(
     assert np.array_equal(rest.images("train"), np.delete(whole.images("train"), 3, axis=0))
     assert np.array_equal(rest.labels("train"), np.delete(whole.labels("train"), 3))
     assert np.array_equal(rest.images("val"), whole.images("val"))
+
+
+@pytest.mark.parametrize(("split", "least"), [("train", 2), ("val", 1)])
+def test_a_class_that_skipping_empties_in_one_split(
+    own_images: Path, params: Params, prepared: Prepared, tmp_path: Path, split: str, least: int
+) -> None:
+    manifest = pd.read_csv(prepared.path / "manifest.csv")
+    for path in manifest.loc[(manifest["split"] == split) & (manifest["class"] == "disc"), "path"]:
+        (own_images / path).write_bytes(b"no image")
+    with pytest.raises(
+        VitquantError, match=rf"the {split} split has too few .* \(each class needs {least}\): disc \(0\)"
+    ):
+        run(own_images, params, tmp_path / "out", on_undecodable="skip")
+
+
+def test_the_smallest_class_that_is_promised_can_be_fitted(
+    images: Path, params: Params, fp32: Path, tmp_path: Path
+) -> None:
+    """Four images of each class: one to hold out and one to fit at least, and one to validate."""
+    few = tmp_path / "few"
+    for file in sorted(path for path in images.rglob("*.png") if int(path.stem) < 4):
+        (few / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, few / file.parent.name)
+    prepared = run(few, params, tmp_path / "out")
+    assert (np.bincount(prepared.labels("train")) >= 2).all()
+    baseline.build(params, Path("unused"), prepared, tmp_path / "baseline", threads=2)
+    assert recipes.load(tmp_path / "baseline")(prepared.images("val")).shape == (10, len(CLASSES))
+
+
+def test_copies_in_both_splits_are_said(
+    own_images: Path, params: Params, prepared: Prepared, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = pd.read_csv(prepared.path / "manifest.csv")
+    train, val = (manifest.loc[manifest["split"] == split, "path"].iloc[0] for split in ("train", "val"))
+    run(own_images, params, tmp_path / "none")
+    assert "too" not in capfd.readouterr().err
+    shutil.copy(own_images / train, own_images / val)
+    run(own_images, params, tmp_path / "out")
+    assert f"1 of 24 validation images are in the train split too, e.g. {val}" in capfd.readouterr().err
 
 
 def test_a_class_too_small_to_split(own_images: Path, params: Params, tmp_path: Path) -> None:

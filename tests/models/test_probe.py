@@ -41,8 +41,8 @@ def test_the_regularisation_with_the_best_held_out_accuracy_is_chosen() -> None:
 
 def test_broken_features_and_an_impossible_holdout() -> None:
     features, labels = clusters(5)
-    with pytest.raises(VitquantError, match="probe.holdout_fraction: 0.01 cannot split"):
-        probe.fit(features, labels, PARAMS.model_copy(update={"holdout_fraction": 0.01}), nn.Linear(6, 5))
+    with pytest.raises(VitquantError, match="probe.holdout_fraction: 0.99 cannot split"):
+        probe.fit(features, labels, PARAMS.model_copy(update={"holdout_fraction": 0.99}), nn.Linear(6, 5))
     features[0, 0] = np.nan
     with pytest.raises(VitquantError, match="NaN or infinite features"):
         probe.fit(features, labels, PARAMS, nn.Linear(6, 5))

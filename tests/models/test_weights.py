@@ -77,11 +77,15 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, dict]:
         "plain": {**state, **head},
         "model": {"model": {**state, **head}, "epoch": 3},
         "state_dict": {"state_dict": {f"module.{key}": value for key, value in {**state, **head}.items()}},
+        "compiled": {f"_orig_mod.{key}": value for key, value in {**state, **head}.items()},
+        "compiled and distributed": {f"_orig_mod.module.{key}": value for key, value in {**state, **head}.items()},
+        "lightning": {"state_dict": {f"model.{key}": value for key, value in {**state, **head}.items()}},
+        "self-supervised": {"model": {f"teacher.backbone.{key}": value for key, value in state.items()}},
         "classifier": {**{f"backbone.{key}": value for key, value in state.items()}, **head},
     }
 
 
-@pytest.mark.parametrize("layout", ["plain", "model", "state_dict", "classifier"])
+@pytest.mark.parametrize("layout", wrapped({}))
 def test_checkpoints_of_torch_save(tmp_path: Path, layout: str) -> None:
     state = random_state("test_vit", 64)
     torch.save(wrapped(state)[layout], tmp_path / "weights.pth")
@@ -124,6 +128,31 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
     del state["norm.bias"]
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(VitquantError, match=r"norm.bias is missing; cls_token is \(1, 1, 32\), expected \(1, 1, 64\)"):
+        weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
+
+
+def test_an_unknown_prefix_is_named(tmp_path: Path) -> None:
+    torch.save(
+        {f"net.vit.{key}": value for key, value in random_state("test_vit", 64).items()}, tmp_path / "weights.pth"
+    )
+    with pytest.raises(VitquantError, match=r"all its names begin with 'net.vit.': save them without that"):
+        weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("odd", "kind"),
+    [
+        (torch.ones(64, dtype=torch.int8), "int8"),
+        (torch.ones(64, dtype=torch.complex64), "complex64"),
+        (torch.ones(64).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.ones(64).to_sparse(), "sparse"),
+        (torch.ones(64, device="meta"), "without values, on the meta device"),
+        (torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+def test_tensors_that_are_no_floating_point_weights(tmp_path: Path, odd: Tensor, kind: str) -> None:
+    torch.save({**random_state("test_vit", 64), "norm.bias": odd}, tmp_path / "weights.pth")
+    with pytest.raises(VitquantError, match=f"weights.pth: norm.bias is {kind}: weights must be plain tensors of FP64"):
         weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
 
 

@@ -1,9 +1,13 @@
 """A person's own images: one folder per class, the images inside (torchvision's ImageFolder layout).
 
-Where the root holds just the folders `train` and `val`, with the class folders below each, that is the split.
+Where the root holds the folders `train` and `val`, with the class folders below each, that is the split; `training`,
+`valid` and `validation` are taken for them, in any case, and `test` or `testing` beside them is left out. Images may
+lie deeper inside a class folder. Links are followed, to files and to folders; hidden files and folders are left out.
 """
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -12,23 +16,32 @@ from vitquant.data.samples import Sample, Split, file_sample
 from vitquant.errors import VitquantError
 from vitquant.params import FolderData
 
-SPLITS: tuple[Split, Split] = ("train", "val")
+SPLITS: dict[str, Split | None] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": None,
+    "testing": None,
+}
 
 
 def fetch(params: FolderData, raw: Path) -> None:
     """Copy the images below `params.path` to `raw`, so that the study keeps what it measured.
 
     Raises:
-        VitquantError: no such folder, fewer than two classes, a class folder without images, or a class that
-            one of the splits lacks.
+        VitquantError: no such folder, fewer than two classes, a class folder without images or with class folders
+            inside, a class that one of the splits lacks, or a split without a train or a validation folder.
     """
     source = Path(params.path)
     if not source.is_dir():
         raise VitquantError(f"data.path: {source} is not a folder: name one that holds a folder per class")
-    for root in [source / split for split in SPLITS] if _is_split(source) else [source]:
+    roots = _roots(source)
+    for root in roots:
         _check_classes(root)
-    if _is_split(source):
-        train, val = ({folder.name for folder in _folders(source / split)} for split in SPLITS)
+    if len(roots) > 1:
+        train, val = ({folder.name for folder in _folders(root)} for root in roots)
         if train != val:
             raise VitquantError(f"data.path: {source}: train and val differ in the classes {sorted(train ^ val)}")
     for sample in samples(params, source):
@@ -39,18 +52,32 @@ def fetch(params: FolderData, raw: Path) -> None:
 
 def samples(params: FolderData, raw: Path) -> list[Sample]:  # noqa: ARG001  # every source takes its parameters
     """Every image below the class folders, sorted by path; the class is the folder's name."""
-    if _is_split(raw):
-        return [
-            file_sample(path, raw, folder.name, split)
-            for split in SPLITS
-            for folder in _folders(raw / split)
-            for path in _images(folder)
-        ]
-    return [file_sample(path, raw, folder.name) for folder in _folders(raw) for path in _images(folder)]
+    return [
+        file_sample(path, raw, folder.name, split)
+        for root, split in _roots(raw).items()
+        for folder in _folders(root)
+        for path in _images(folder)
+    ]
 
 
-def _is_split(root: Path) -> bool:
-    return {folder.name for folder in _folders(root)} == set(SPLITS)
+def _roots(source: Path) -> dict[Path, Split | None]:
+    """The folders that hold class folders: those of train and val, or the source itself, which has no split.
+
+    Raises:
+        VitquantError: the folders are those of a split, and train or validation is missing or there twice.
+    """
+    folders = _folders(source)
+    if not folders or any(folder.name.lower() not in SPLITS for folder in folders):
+        return {source: None}
+    found = {split: [f for f in folders if SPLITS[f.name.lower()] == split] for split in ("train", "val")}
+    for split, matching in found.items():
+        if len(matching) != 1:
+            names = [folder.name for folder in folders]
+            raise VitquantError(
+                f"data.path: {source} holds {names}, a split with {len(matching)} {split} folders: it needs one "
+                "named train and one named val"
+            )
+    return {found["train"][0]: "train", found["val"][0]: "val"}
 
 
 def _check_classes(root: Path) -> None:
@@ -58,7 +85,14 @@ def _check_classes(root: Path) -> None:
     if len(folders) < 2:  # noqa: PLR2004
         names = [folder.name for folder in folders]
         raise VitquantError(f"data.path: {root} needs at least two class folders, found {names}")
-    empty = [folder.name for folder in folders if not _images(folder)]
+    for folder in folders:
+        inside = {path.relative_to(folder).parts[0] for path in _images(folder)}
+        if len(inside) > 1 and all((folder / name).is_dir() for name in inside):
+            raise VitquantError(
+                f"data.path: {folder} holds no images but folders of them, {sorted(inside)[:3]}: name the folder whose "
+                "folders are the classes, or move the images up"
+            )
+    empty = [folder.name for folder in folders if not any(_images(folder))]
     if empty:
         raise VitquantError(f"data.path: {root}: no images in the class folders {empty}: fill or remove them")
 
@@ -67,7 +101,15 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _images(folder: Path) -> list[Path]:
-    """The files with an image's extension; others, such as notes and thumbnails' databases, are left out."""
+def _images(folder: Path) -> Iterator[Path]:
+    """The files with an image's extension, in the order of their paths; links are followed, but into no circle."""
     extensions = Image.registered_extensions()
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in extensions and path.is_file()]
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return iter(sorted(path for path in found if path.suffix.lower() in extensions and path.is_file()))

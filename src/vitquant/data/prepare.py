@@ -22,6 +22,7 @@ from vitquant.params import Data, TinyImagenetData
 
 CHUNK = 32  # images a thread takes at once
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
+SMALLEST = {"train": 2, "val": 1}  # images of a class in a split
 
 
 def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Data, destination: Path) -> None:
@@ -51,8 +52,8 @@ def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Dat
             }
         )
         decoded = manifest["sha256"].notna()
-        if not decoded.all():
-            _check_class_sizes([sample for (sample, _, _), good in zip(jobs, decoded, strict=True) if good])
+        _check_splits(manifest, manifest[decoded])
+        _warn_of_copies(manifest[decoded])
         classes = sorted(manifest["class"].unique())
         for split in splits:
             rows = manifest["split"] == split
@@ -73,6 +74,31 @@ def _check_class_sizes(samples: Sequence[Sample]) -> None:
         raise VitquantError(
             f"too few images to split into train, held-out and validation (each class needs {SMALLEST_CLASS}): "
             f"{', '.join(small)}: add images or remove the class"
+        )
+
+
+def _check_splits(manifest: pd.DataFrame, decoded: pd.DataFrame) -> None:
+    """See that each split still has enough of every class."""
+    for split, least in SMALLEST.items():
+        counts = decoded.loc[decoded["split"] == split, "class"].value_counts()
+        small = [f"{label} ({counts.get(label, 0)})" for label in sorted(manifest["class"].unique())
+                 if counts.get(label, 0) < least]  # fmt: skip
+        if small:
+            raise VitquantError(
+                f"the {split} split has too few images that decode (each class needs {least}): {', '.join(small)}: "
+                "add images, change data.val_fraction, or remove the class"
+            )
+
+
+def _warn_of_copies(manifest: pd.DataFrame) -> None:
+    """Say how many validation images are in the train split as well, byte for byte."""
+    train, val = (manifest.loc[manifest["split"] == split] for split in ("train", "val"))
+    copies = val[val["sha256"].isin(train["sha256"])]
+    if len(copies):
+        print(
+            f"prepare: {len(copies)} of {len(val)} validation images are in the train split too, e.g. "
+            f"{copies['path'].iloc[0]}: accuracy is too high by what was learnt from them",
+            file=sys.stderr,
         )
 
 

@@ -1,5 +1,6 @@
 """The linear probe: multinomial logistic regression on frozen, standardised features."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,10 @@ def fit(features: NDArray[np.float32], labels: NDArray[np.int64], params: Probe,
     """
     if not np.isfinite(features).all():
         raise VitquantError("the FP32 model gives NaN or infinite features: its weights are broken")
+    held = max(math.ceil(params.holdout_fraction * len(labels)), len(np.unique(labels)))  # one of each class at least
     try:
         fit_x, held_x, fit_y, held_y = train_test_split(
-            features, labels, test_size=params.holdout_fraction, random_state=params.seed, stratify=labels
+            features, labels, test_size=held, random_state=params.seed, stratify=labels
         )
     except ValueError as error:
         raise VitquantError(f"probe.holdout_fraction: {params.holdout_fraction} cannot split: {error}") from None

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from vitquant.models import download, onnx_vit, position
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "student.", "teacher.")  # of known wrappers
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 
@@ -43,10 +46,11 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
 def read(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a checkpoint of torch.save, without running code from it.
 
-    A checkpoint holds them at its top or under `model` or `state_dict`. Floating-point tensors come as float32.
+    A checkpoint holds them at its top or under `model` or `state_dict`. They come as float32.
 
     Raises:
-        VitquantError: missing, broken, only readable by running code from it, or without named tensors.
+        VitquantError: missing, broken, only readable by running code from it, without named tensors, or with tensors
+            that are no plain floating-point ones.
     """
     if not file.is_file():
         raise VitquantError(f"{file} is missing: run `dvc repro -f fetch`")
@@ -59,7 +63,26 @@ def read(file: Path) -> dict[str, Tensor]:
     if not tensors:
         found = f"the keys {', '.join(map(str, list(content)[:5]))}" if items else f"a {type(content).__name__}"
         raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    odd = [f"{name} is {kind}" for name, kind in ((name, _oddity(tensor)) for name, tensor in tensors.items()) if kind]
+    if odd:
+        raise VitquantError(
+            f"{file}: {_shown(odd)}: weights must be plain tensors of FP64, FP32, FP16 or BF16: save those of the "
+            "floating-point model"
+        )
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _oddity(tensor: Tensor) -> str:
+    """What keeps a tensor from being read as floating-point weights; empty where nothing does."""
+    if tensor.is_meta:
+        return "without values, on the meta device"
+    if tensor.is_quantized or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+        return "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
+    return ""
+
+
+def _shown(problems: list[str]) -> str:
+    return "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")  # noqa: PLR2004
 
 
 def _read_safetensors(file: Path) -> Any:
@@ -87,13 +110,18 @@ _MEND = "it is broken or of another format; check it, then run `dvc repro -f fet
 
 
 def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Under timm's names: without a prefix that all share, the classifier, and the mask token of pretraining."""
-    for prefix in ("", "module.", "backbone."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    """Under timm's names: without prefixes that all share, the classifier, and the mask token of pretraining."""
+    prefix: str | None = ""
+    while prefix is not None:
+        names = {name.removeprefix(prefix): name for name in tensors}
         tensors = {
-            name: tensor for name, tensor in tensors.items() if name != "mask_token" and not name.startswith("head.")
+            short: tensors[name]
+            for short, name in names.items()
+            if short != "mask_token" and not short.startswith("head.")
         }
+        prefix = next(
+            (known for known in PREFIXES if tensors and all(name.startswith(known) for name in tensors)), None
+        )
     return tensors
 
 
@@ -123,5 +151,12 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> 
         elif not torch.isfinite(tensor).all():
             problems.append(f"{name} holds NaN or infinity")
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")  # noqa: PLR2004
-        raise VitquantError(f"{file} does not fit the model: {shown}: check model.name and the weights file")
+        columns = takewhile(
+            lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in weights), strict=False)
+        )
+        prefix = ".".join(parts[0] for parts in columns)
+        if prefix and prefix.partition(".")[0] not in {name.partition(".")[0] for name in expected}:
+            raise VitquantError(
+                f"{file} does not fit the model: all its names begin with {prefix + '.'!r}: save them without that"
+            )
+        raise VitquantError(f"{file} does not fit the model: {_shown(problems)}: check model.name and the weights file")
