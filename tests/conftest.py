@@ -11,23 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitquant import artifact, files
+from vitquant import artifact
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
 from vitquant.images import Preprocessing
-from vitquant.measure import accuracy
 from vitquant.models import baseline
 from vitquant.params import Params, Recipe
-from vitquant.report.metrics import Inputs
-from vitquant.traits import FP32, Traits
 
 CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
 SIDE = 64  # pixels; test_vit has patches of 16
-FP32_MS = [100.0, 110.0, 90.0, 105.0]
 PREPROCESSING = Preprocessing(resize=72, crop=SIDE, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
-INT8 = Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
-TRAITS = {name: traits.model_dump(mode="json") for name, traits in (("fp32", FP32), ("dynamic-int8", INT8))}
 
 
 def draw_image(label: str, seed: int) -> Image.Image:
@@ -156,58 +150,3 @@ recipes.build("r", recipe, Path({str(fp32)!r}), Path({str(destination)!r}), np.z
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     return artifact.open_artifact(destination).spec.unavailable
-
-
-@pytest.fixture
-def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
-    """FP32 is right on 20 of 24 images; INT8 loses two of those, gains none, and is 2.5 times as fast."""
-    labels = prepared.labels("val")
-    folder = tmp_path / "stages"
-    inputs = Inputs(
-        data=prepared.path,
-        accuracy=folder / "accuracy",
-        predictions=folder / "predictions",
-        benchmark=folder / "benchmark.json",
-        profile=folder / "profile.json",
-        cuda=folder / "cuda",
-    )
-    for name, right in (("fp32", 20), ("dynamic-int8", 18)):
-        predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
-        logits = np.eye(6, dtype=np.float32)[predicted] + 0.5 * np.eye(6, dtype=np.float32)[labels]
-        summary = {
-            "recipe": name,
-            "traits": TRAITS[name],
-            **accuracy.summarize(logits, labels),
-            "device": "cpu",
-            "details": {},
-        }
-        accuracy.write(summary, logits, inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz")
-    files.write_json(
-        inputs.benchmark,
-        {
-            "environment": {
-                "host": "attic",
-                "cpu": "Abacus",
-                "isa": ["beads"],
-                "cores": 2,
-                "threads": 2,
-                "torch": "2.14.0",
-                "git_commit": "0" * 40,
-            },
-            "recipes": {
-                "fp32": {
-                    "traits": TRAITS["fp32"],
-                    "latency_ms": {"1": FP32_MS, "8": [8 * ms for ms in FP32_MS]},
-                    "memory_bytes": {"model": 100_000_000, "peak": 120_000_000},
-                    "size_bytes": 80_000_000,
-                },
-                "dynamic-int8": {
-                    "traits": TRAITS["dynamic-int8"],
-                    "latency_ms": {"1": [ms / 2.5 for ms in FP32_MS], "8": [ms * 4 for ms in FP32_MS]},
-                    "memory_bytes": {"model": 50_000_000, "peak": 60_000_000},
-                    "size_bytes": 20_000_000,
-                },
-            },
-        },
-    )
-    return inputs

@@ -1,8 +1,8 @@
 """The trade-off figure, drawn for real; what it shows is read back from it."""
 
 import itertools
-from pathlib import Path
 
+import handmade
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from vitquant import files
+from vitquant.measure import profiler
 from vitquant.report import figures, figures_detail, style
+from vitquant.traits import FP32
 
 
 def metrics(recipes: dict[str, tuple[float, float]]) -> dict:
@@ -83,25 +84,35 @@ def test_the_waterfall_steps_from_fp32_to_the_last_recipe_that_was_measured() ->
     ]
 
 
-@pytest.mark.parametrize("classes", [2, 200])
-def test_no_text_is_cut(classes: int) -> None:
-    """Every figure of the committed study, with long class names."""
-    results = Path(__file__).parents[2] / "results"
-    content, benchmark = (files.read_json(results / f"{name}.json") for name in ("metrics", "benchmark"))
-    names = [f"a class with a long name, {index}" for index in range(classes)]
-    rows = [
-        {"class": name, "images": 10, "top1_delta_pp": -30.0, "top1_delta_ci95_pp": [-60.0, 0.0 - (index % 2)]}
-        for index, name in enumerate(names)
-    ]
-    moved = {"row": 0, "class": names[0], "fp32": names[0], "fp32_probability": 0.5, "recipe": names[1]}
-    details = {
-        "per_class": {"vitquant-int8": rows, "dynamic-int8-per-channel": rows},
-        "disagreement": {"vitquant-int8": [moved | {"recipe_probability": 0.5}] * 12},
+def test_no_text_is_cut() -> None:
+    """Fifteen recipes, and classes with long names: many, and so few that their figure is low."""
+    content = handmade.metrics()
+    content["recipes"] |= {
+        name: handmade.recipe(FP32, speedup, delta, size_mb=86.6, peak_mb=290.0)
+        for name, speedup, delta in (
+            ("fp32-compiled", 1.3, 0.0),
+            ("dynamic-int8-per-channel", 2.4, -0.8),
+            ("dynamic-int8-smooth", 2.1, -0.2),
+            ("torchao-int8-dynamic", 2.5, -0.8),
+            ("int8-weight-only", 1.6, -0.6),
+            ("int4-weight-only", 1.3, -0.5),
+            ("onnxruntime-fp32", 1.3, 0.0),
+            ("onnxruntime-int8-dynamic", 2.8, -0.5),
+            ("openvino-fp32", 1.3, 0.0),
+        )
     }
-    profile = {"batch": 8, "recipes": {name: dict.fromkeys(figures_detail.KINDS, 10.0) for name in ("fp32", "int8")}}
+    spread = np.array([0.9, 0.95, 1.0, 1.05, 1.1, 2.0])
+    passes = {
+        name: {"latency_ms": {str(size): found[f"latency_b{size}_ms_p50"] * spread for size in handmade.SIZES}}
+        for name, found in content["recipes"].items()
+    }
+    profile = {"batch": 8, "recipes": {name: dict.fromkeys(profiler.KINDS, 10.0) for name in ("fp32", "int8")}}
     images = np.zeros((1, 64, 64, 3), np.uint8)
     with mpl.rc_context(style.STYLE):
-        for name, _, figure in figures.drawings(content, benchmark, details, profile, images, ["vitquant-int8"]):
+        for name, _, figure in (
+            *figures.drawings(content, {"recipes": passes}, details(200), profile, images, ["vitquant-int8"]),
+            ("two classes", "", figures_detail.per_class(details(2))),
+        ):
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             width, height = canvas.get_width_height()
@@ -110,3 +121,17 @@ def test_no_text_is_cut(classes: int) -> None:
                     box = Text.get_window_extent(text, canvas.get_renderer())
                     inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
                     assert inside, (name, text.get_text())
+
+
+def details(classes: int) -> dict:
+    """What details.json is for this many classes; images moved from one class to another."""
+    names = [f"a class with a long name, {index}" for index in range(classes)]
+    rows = [
+        {"class": name, "images": 10, "top1_delta_pp": -30.0, "top1_delta_ci95_pp": [-60.0, 0.0 - (index % 2)]}
+        for index, name in enumerate(names)
+    ]
+    moved = {"row": 0, "class": names[0], "fp32": names[0], "fp32_probability": 0.5, "recipe": names[1]}
+    return {
+        "per_class": {"vitquant-int8": rows, "dynamic-int8-per-channel": rows},
+        "disagreement": {"vitquant-int8": [moved | {"recipe_probability": 0.5}] * 12},
+    }

@@ -4,12 +4,14 @@ import copy
 import json
 from pathlib import Path
 
+import handmade
 import pytest
 
+from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
+from vitquant.measure import estimates
 from vitquant.params import Params
 from vitquant.report import build, claims, gpu_section
-from vitquant.report.metrics import Inputs
 
 ERROR = "Could not run 'quantized::linear_dynamic' with arguments from the 'CUDA' backend."
 
@@ -129,6 +131,44 @@ def test_fp16_where_there_is_no_bf16(tmp_path: Path, device: dict) -> None:
     assert "one of the two was not timed" in gpu_section.section(gpu_section.read(write(tmp_path, device)))
 
 
+def test_recipes_are_judged_by_their_traits_whatever_their_names(tmp_path: Path, params: Params, device: dict) -> None:
+    """The two that mislead by their names are faster than the two that race."""
+    timed = {
+        name: {
+            "traits": own,
+            "latency_ms": {"8": [milliseconds] * 3},
+            "memory_bytes": {"model": 1, "peak": 1},
+            "size_bytes": 1,
+        }
+        for name, own, milliseconds in (
+            ("fp32", traits(32, "float32", "eager"), 40.0),
+            ("bf16-compiled", traits(32, "float32"), 2.0),
+            ("int8-w8a8", traits(16, "bfloat16", "eager"), 3.0),
+            ("half", traits(16, "bfloat16"), 10.0),
+            ("mine", traits(8, "int8"), 8.0),
+        )
+    }
+    recipes = {
+        name: {"traits": found["traits"], **estimates.speed_and_size(name, timed, params.report)}
+        for name, found in timed.items()
+    }
+    assert recipes["mine"]["vs_bf16_compiled_b8_x"] == 1.25
+    assert recipes["mine"]["vs_bf16_compiled_b8_ci95_x"] == [1.25, 1.25]
+    assert not [key for key in recipes["half"] if key.startswith("vs_")]
+    device["studies"]["tiny-imagenet"] |= {"recipes": recipes, "profile": {}}
+    contents = gpu_section.read(write(tmp_path, device))
+    text = gpu_section.section(contents)
+    assert "Does the best 8-bit recipe beat `half`?\n\n- Batch 8: yes. `mine` is faster: 1.25 [1.25, 1.25] ×" in text
+    assert gpu_section.answer(contents, "tiny-imagenet") == (
+        "On an NVIDIA H200, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against `half`, faster at batch 8."
+    )
+
+
+def test_a_recipe_has_8_bits_by_its_traits_not_by_its_name(tmp_path: Path, device: dict) -> None:
+    device["studies"]["tiny-imagenet"]["recipes"]["int8-compiled"]["traits"] = traits(32, "float32")
+    assert "one of the two was not timed" in gpu_section.section(gpu_section.read(write(tmp_path, device)))
+
+
 def test_the_answer_has_a_sentence_per_device(tmp_path: Path, device: dict) -> None:
     contents = gpu_section.read(write(tmp_path, device))
     assert gpu_section.answer(contents, "tiny-imagenet") == (
@@ -146,11 +186,11 @@ def test_two_devices(tmp_path: Path, device: dict) -> None:
 
 
 def test_the_audit_takes_the_seeds_own_study_and_pytorchs_own_words(
-    params: Params, inputs: Inputs, tmp_path: Path, device: dict
+    params: Params, prepared: Prepared, tmp_path: Path, device: dict
 ) -> None:
+    inputs = handmade.stages(prepared, tmp_path)
     write(inputs.cuda, device)
-    build.report(params, inputs, tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    text = build.markdown(params, build.read(params, inputs), [])
     row = next(line for line in text.splitlines() if line.startswith("| top-1, FP32"))
     assert "84.00 [83.00, 85.00] % (`vit_base_patch14_dinov2` on tiny-imagenet, 2,000 images, NVIDIA H200)" in row
     assert f"**{claims.EXCEEDED}**" in row
@@ -174,6 +214,22 @@ def test_a_file_that_is_none(tmp_path: Path, device: dict, change, message: str)
     with pytest.raises(VitquantError) as error:
         gpu_section.read(write(tmp_path, device))
     assert message in str(error.value)
+
+
+def test_a_file_of_an_earlier_version_which_knew_no_traits(
+    params: Params, prepared: Prepared, tmp_path: Path, device: dict
+) -> None:
+    """Not even a recipe that could not be measured may lack them; nothing is written before that is known."""
+    del device["studies"]["tiny-imagenet"]["recipes"]["fp8-compiled"]["traits"]
+    inputs = handmade.stages(prepared, tmp_path / "stages")
+    write(inputs.cuda, device)
+    with pytest.raises(VitquantError) as error:
+        build.report(params, inputs, tmp_path / "out")
+    assert str(error.value) == (
+        f"{inputs.cuda / 'gpu0.json'} is not a CUDA benchmark (a recipe's results lack its traits, "
+        "as an earlier version's did: measure again): delete it and measure again"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_files_of_one_device_are_refused(tmp_path: Path, device: dict) -> None:

@@ -6,15 +6,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import handmade
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from vitquant import files
+from vitquant.data.prepared import Prepared
 from vitquant.params import Params
 from vitquant.report import build
-from vitquant.report.metrics import Inputs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MOST_BYTES = 3_000_000
@@ -28,17 +29,18 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+FILLS = "return [...document.querySelectorAll('svg text')].map(text => getComputedStyle(text).fill)"
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: apt-get install chromium chromium-driver"
 )
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'browser'}"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -47,9 +49,25 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture
-def results(params: Params, inputs: Inputs, tmp_path: Path) -> Path:
-    build.report(params, inputs, tmp_path / "results")
-    return tmp_path / "results"
+def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
+    """A tab of its own: nothing is emulated in it; what was logged before is forgotten."""
+    before = chromium.current_window_handle
+    chromium.switch_to.new_window("tab")
+    new = chromium.current_window_handle
+    chromium.switch_to.window(before)
+    chromium.close()
+    chromium.switch_to.window(new)
+    for log in ("browser", "performance"):
+        chromium.get_log(log)
+    return chromium
+
+
+@pytest.fixture(scope="module")
+def results(params: Params, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For reading only."""
+    folder = tmp_path_factory.mktemp("results")
+    build.report(params, handmade.stages(prepared, folder / "stages"), folder)
+    return folder
 
 
 def test_the_page_is_whole_and_alone(browser: webdriver.Chrome, results: Path) -> None:
@@ -122,7 +140,7 @@ def test_light_and_dark_are_legible(browser: webdriver.Chrome, results: Path) ->
         behind = luminance(css(browser, "body", "background-color"))
         assert (behind < 0.5) == (scheme == "dark")
         colors = {css(browser, "body", "color"), css(browser, "figcaption", "color"), css(browser, "nav a", "color")}
-        colors |= {text.value_of_css_property("fill") for text in browser.find_elements(By.CSS_SELECTOR, "svg text")}
+        colors |= set(browser.execute_script(FILLS))
         for color in colors - {"rgba(0, 0, 0, 0)"}:
             light, dark = sorted((luminance(color), behind), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, color)

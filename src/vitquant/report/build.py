@@ -1,5 +1,6 @@
 """The report: metrics.json and its neighbours, the figures, report.md from template.md, and report.html from that."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,6 +40,26 @@ def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
     Raises:
         VitquantError: a result is missing or unreadable, or results do not belong together.
     """
+    content = read(params, inputs)
+    files.write_json(out / "metrics.json", content.metrics)
+    files.write_json(out / "summary.json", metrics.summary(content.metrics))
+    files.write_json(out / "details.json", content.details)
+    with files.atomic(out / "plots") as partial:
+        for name, rows in metrics.plots(content.metrics).items():
+            files.write_json(partial / f"{name}.json", rows)
+    text = markdown(params, content, figures.draw(drawings(content), out / "figures"))
+    with files.atomic(out / "report.md") as partial:
+        partial.write_text(text, "utf-8")
+    with files.atomic(out / "report.html") as partial:
+        partial.write_text(page.page(text, out), "utf-8")
+
+
+def read(params: Params, inputs: metrics.Inputs) -> Content:
+    """Join the results in `inputs`.
+
+    Raises:
+        VitquantError: as `report` does.
+    """
     prepared = Prepared(inputs.data)
     logits = metrics.read_logits(params, inputs.predictions)
     joined = metrics.join(params, inputs, logits)
@@ -46,34 +67,25 @@ def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
     benchmark = files.read_json(inputs.benchmark)
     check_machines({inputs.benchmark: benchmark["environment"], inputs.profile: profile.get("environment", {})})
     found = details.details(logits, prepared, answer.marked(joined), params.report)
-    files.write_json(out / "metrics.json", joined)
-    files.write_json(out / "summary.json", metrics.summary(joined))
-    files.write_json(out / "details.json", found)
-    with files.atomic(out / "plots") as partial:
-        for name, rows in metrics.plots(joined).items():
-            files.write_json(partial / f"{name}.json", rows)
-    images = prepared.images("val")
     cuda = gpu_section.read(inputs.cuda)
-    content = Content(joined, benchmark, found, profile, cuda, images, prepared.preprocessing.crop)
-    write(params, content, out)
+    return Content(joined, benchmark, found, profile, cuda, prepared.images("val"), prepared.preprocessing.crop)
 
 
-def write(params: Params, content: Content, out: Path) -> None:
-    """Draw the figures and write report.md and report.html into the folder `out`."""
-    drawings = figures.drawings(
+def drawings(content: Content) -> Iterator[figures.Drawing]:
+    """The report's figures, made one by one."""
+    return figures.drawings(
         content.metrics, content.benchmark, content.details, content.profile, content.images,
         answer.marked(content.metrics),
     )  # fmt: skip
-    drawn = figures.draw(drawings, out / "figures")
+
+
+def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
+    """report.md, from template.md; it shows the figures `drawn`, and draws none itself."""
     template = Template(resources.files("vitquant.report").joinpath("template.md").read_text("utf-8"))
-    markdown = template.substitute(_values(params, content, drawn))
-    with files.atomic(out / "report.md") as partial:
-        partial.write_text(markdown, "utf-8")
-    with files.atomic(out / "report.html") as partial:
-        partial.write_text(page.page(markdown, out), "utf-8")
+    return template.substitute(_values(params, content, drawn))
 
 
-def _values(params: Params, content: Content, drawn: list[figures.Drawn]) -> dict[str, Any]:
+def _values(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]:
     joined = content.metrics
     study, environment = joined["study"], joined["environment"]
     commit = str(environment.get("git_commit", "unknown"))
