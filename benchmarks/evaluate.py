@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from vitquant import cpu, recipes
+from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
 from vitquant.measure import accuracy, statistics
-from vitquant.parallel import CPU, map_batches
+from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
 
 ROUNDS = 7

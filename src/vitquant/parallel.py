@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from vitquant.artifact import CPU
 from vitquant.errors import VitquantError
 from vitquant.params import Evaluate
-
-CPU = torch.device("cpu")
 
 
 class _Batches(Dataset[Tensor]):
@@ -70,12 +69,15 @@ def map_batches(
     threads: int,
     description: str,
 ) -> NDArray[np.float32]:
-    """Apply `function` to batches of images, uint8 (N, H, W, 3) on `device`, and concatenate what it gives, (N, D).
+    """Apply `function` to batches of images, uint8 (B, H, W, 3) on `device`; what it gives, (B, D), as one (N, D).
 
     On the CPU each of `threads` Python threads runs its own batch on one core: at small batches that is a quarter
     to a third faster than one batch on all cores. On the GPU one thread queues the work, the batches come from
     pinned memory, and a stream of their own copies the next while the last is computed. No result depends on the
     thread, worker or (but for recipes that quantize activations over the whole batch) batch count.
+
+    What `function` gives is copied into the one array and let go at once: kept, a few KB from a thread's heap would
+    hold down all that the pass has freed below it there, a megabyte an image.
     """
     on_gpu = device.type == "cuda"
     batches = _Batches(images, params.cuda_batch_size if on_gpu else params.batch_size)
@@ -93,15 +95,19 @@ def map_batches(
         images.record_stream(current)  # its memory is not given out again before the pass is done
         return function(images)
 
-    results = []
+    results, done = np.empty((0, 0), np.float32), 0
     with (
         one_core_each(1 if on_gpu else threads) as pool,
         tqdm(total=len(images), desc=description, unit="img", mininterval=0.5) as bar,
     ):
         for future in _submitted(pool, run, loader, ahead=2 * threads):
-            results.append(future.result().float().cpu().numpy())
-            bar.update(len(results[-1]))
-    return np.concatenate(results)
+            batch = future.result().float().cpu().numpy()
+            if not done:
+                results = np.empty((len(images), *batch.shape[1:]), np.float32)
+            results[done : done + len(batch)] = batch
+            done += len(batch)
+            bar.update(len(batch))
+    return results
 
 
 def _submitted(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-CPU = torch.device("cpu")
+from vitquant.artifact import CPU
 
 
 def in_use(device: torch.device = CPU) -> int:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant import artifact
@@ -13,7 +15,7 @@ from vitquant.images import Preprocessing
 from vitquant.models import download, imagenet_head, probe, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
-from vitquant.params import BASELINE, Params
+from vitquant.params import BASELINE, Evaluate, Params
 from vitquant.traits import FP32
 
 UNTRAINED = "head: none: the head was never trained, so that its predictions mean nothing"
@@ -54,17 +56,27 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     artifact.write(destination, spec, fill)
 
 
+def features(
+    model: ViTClassifier,
+    preprocessing: Preprocessing,
+    images: NDArray[np.uint8],
+    params: Evaluate,
+    device: torch.device,
+    threads: int,
+) -> NDArray[np.float32]:
+    """The model's features, float32 (N, 2 × width), of images, uint8 (N, H, W, 3); the model is on `device`."""
+
+    def function(batch: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model.features(preprocessing.normalise(batch))
+
+    return map_batches(function, images, params, device, threads, "baseline: features")
+
+
 def _fit_probe(
     model: ViTClassifier, preprocessing: Preprocessing, prepared: Prepared, params: Params, threads: int
 ) -> dict[str, float]:
     """Fit the model's head on its features of the train split."""
     device = choose_device(params.device)
-    model.to(device)
-
-    def features(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return model.features(preprocessing.normalise(images))
-
-    images = prepared.images("train")
-    train = map_batches(features, images, params.evaluate, device, threads, "baseline: features")
+    train = features(model.to(device), preprocessing, prepared.images("train"), params.evaluate, device, threads)
     return probe.fit(train, prepared.labels("train"), params.probe, model.cpu().head)
