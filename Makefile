@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml uv.lock
 	@touch $@
 
 repro: setup ## run the study, or what has changed of it, and print the result
-	@python dependencies/update.py
 	@vitquant check
+	@python dependencies/update.py
 	@vitquant machine --out results/machine.json
 	dvc repro
 	@vitquant summary --readme README.md

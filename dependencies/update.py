@@ -15,10 +15,13 @@ import sys
 from pathlib import Path
 
 import grimp
-import yaml
+
+from vitquant import params
+from vitquant.errors import VitquantError
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "vitquant"
+HERE = Path(__file__).parent
 EXEMPT = {  # what cannot change a result, and why
     "vitquant.errors": "two classes of exceptions",
     "vitquant.files": "writes and reads files whole; what is in them is its callers'",
@@ -28,24 +31,34 @@ EXEMPT = {  # what cannot change a result, and why
 LOADING = ("benchmark", "profile")  # stages that load the recipes of params.yaml
 
 
-def wanted() -> dict[Path, Path]:
-    """The links, by their path below `dependencies`, to the files, by theirs below the package."""
-    graph = grimp.build_graph("vitquant", exclude_type_checking_imports=True, cache_dir=None)
-    stages = sorted(module.rpartition(".")[2] for module in graph.find_children("vitquant.stages"))
-    methods = sorted(module.rpartition(".")[2] for module in graph.find_children("vitquant.recipes"))
-    params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
-    named = sorted({recipe["method"] for recipe in params["recipes"].values()})
-    on_gpu = sorted({recipe["method"] for recipe in params["cuda"]["recipes"].values()})
-    folders: dict[str, list[str]] = {stage: [] for stage in stages if f"vitquant.stages.{stage}" not in EXEMPT}
+def wanted() -> dict[Path, str]:
+    """The links, by their path below `dependencies`, and what each holds: the way from there to its file.
+
+    Raises:
+        VitquantError: params.yaml is not valid, or names a method that there is not; or a source file is not Python.
+    """
+    try:
+        graph = grimp.build_graph("vitquant", exclude_type_checking_imports=True, cache_dir=None)
+    except grimp.exceptions.SourceSyntaxError as error:
+        raise VitquantError(str(error)) from None
+    stages, methods = ({child.rpartition(".")[2] for child in graph.find_children(f"vitquant.{room}")}
+                       for room in ("stages", "recipes"))  # fmt: skip
+    study = params.load(ROOT / "params.yaml")
+    named = {recipe.method for recipe in study.recipes.values()}
+    on_gpu = {recipe.method for recipe in study.cuda.recipes.values()}
+    unknown = (named | on_gpu) - methods
+    if unknown:
+        raise VitquantError(f"params.yaml: there is no method {sorted(unknown)[0]!r}: run `vitquant check`")
+    folders: dict[str, set[str]] = {stage: set() for stage in stages if f"vitquant.stages.{stage}" not in EXEMPT}
     folders |= dict.fromkeys(LOADING, named) | {"benchmark_cuda": on_gpu}
     for stage in ("quantize", "evaluate"):
-        folders |= {f"{stage}/{method}": [method] for method in methods}
+        folders |= {f"{stage}/{method}": {method} for method in methods}
         del folders[stage]
     links = {}
     for folder, loaded in folders.items():
         roots = [f"vitquant.stages.{folder.partition('/')[0]}", *(f"vitquant.recipes.{method}" for method in loaded)]
         for file in files(graph, roots):
-            links[Path(folder) / _name(file)] = file
+            links[Path(folder) / _name(file)] = os.path.relpath(PACKAGE / file, HERE / folder)
     return links
 
 
@@ -77,29 +90,45 @@ def _name(file: Path) -> str:
     return ".".join(file.with_suffix("").parts if file.suffix == ".py" else file.parts).removesuffix(".__init__")
 
 
-def differences(links: dict[Path, Path]) -> list[str]:
-    """Where the links that are there differ from `links`, a line each."""
-    folder = Path(__file__).parent
-    there = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_symlink()}
-    lines = [f"{path} is missing: it is imported" for path in links.keys() - there.keys()]
-    lines += [f"{path} is superfluous: it is not imported" for path in there.keys() - links.keys()]
-    return sorted(lines)
+def differences(links: dict[Path, str]) -> dict[Path, str]:
+    """What is not as `links` say, by its path below `dependencies`, and in which way."""
+    there = {path.relative_to(HERE) for folder in HERE.iterdir() if folder.is_dir() for path in folder.rglob("*")
+             if path.is_symlink() or not path.is_dir()}  # fmt: skip
+    there = {path for path in there if path.parts[0] != "__pycache__"}
+    found = dict.fromkeys(links.keys() - there, "is missing: it is imported")
+    found |= dict.fromkeys(there - links.keys(), "is superfluous: it is not imported")
+    for path in there & links.keys():
+        if not (HERE / path).is_symlink() or (HERE / path).readlink() != Path(links[path]):
+            found[path] = f"does not lead to {links[path]}"
+    return dict(sorted(found.items()))
 
 
-def main() -> None:
+def update(links: dict[Path, str]) -> None:
+    """Make the links what `links` say, and delete all else."""
+    for path in differences(links):
+        place = HERE / path
+        place.unlink(missing_ok=True)
+        if path in links:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(links[path])
+        elif not any(place.parent.iterdir()):
+            place.parent.rmdir()
+
+
+def main(arguments: list[str]) -> None:
     """Update the links, or check them."""
-    links, folder = wanted(), Path(__file__).parent
-    changes = differences(links)
-    if "--check" in sys.argv[1:]:
-        sys.exit("\n".join([*changes, "run `make dependencies`"]) if changes else 0)
-    for line in changes:
-        path = folder / line.partition(" is ")[0]
-        if "superfluous" in line:
-            path.unlink()
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(os.path.relpath(PACKAGE / links[path.relative_to(folder)], path.parent))
+    if arguments not in ([], ["--check"]):
+        sys.exit(f"Error: unknown arguments {' '.join(arguments)}: there is only --check")
+    try:
+        links = wanted()
+    except VitquantError as error:
+        sys.exit(f"Error: {error}")
+    if not arguments:
+        update(links)
+    elif found := differences(links):
+        lines = [f"dependencies/{path} {how}" for path, how in found.items()]
+        sys.exit("\n".join([*lines, "Error: the links are not what the imports are: run `make dependencies`"]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

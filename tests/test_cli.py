@@ -83,3 +83,41 @@ def test_a_mistake_in_a_recipe_shows_before_the_work_begins(study: dict, tmp_pat
     result = vitquant("check", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "Error: params.yaml: recipes.dynamic-int8: per_chanel: unknown key\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "recipe", "message"),
+    [
+        ("recipes", "fp32", {"method": "int8_weight_only"}, "recipes.fp32: the baseline must be eager FP32"),
+        ("cuda", "fp32", {"method": "fp64"}, "cuda.recipes.fp32.method: unknown recipe method 'fp64'"),
+        ("recipes", "dynamic-int8", {"method": "fp32"}, "that name is the seed report's recipe"),
+    ],
+)
+def test_names_that_stand_for_a_recipe(
+    study: dict, tmp_path: Path, section: str, name: str, recipe: dict, message: str
+) -> None:
+    recipes = study["recipes"] if section == "recipes" else study["cuda"]["recipes"]
+    recipes[name] = recipe
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    result = vitquant("check", cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dict, tmp_path: Path) -> None:
+    study["model"]["name"] = "resnet18"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    result = vitquant("check", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: model.name: timm has no ViT 'resnet18'")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"recipes": {}}'])
+def test_metrics_that_are_not_of_a_study(study: dict, tmp_path: Path, content: str) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/metrics.json").write_text(content)
+    for command in (["summary"], ["recommend", "--max-drop", "0.3"]):
+        result = vitquant(*command, cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stderr == "Error: results/metrics.json is not of a study: make it again with `dvc repro`\n"

@@ -46,7 +46,7 @@ def imported(file: Path) -> set[Path]:
 
 
 def test_the_links_are_the_imports(update: ModuleType) -> None:
-    assert update.differences(update.wanted()) == []
+    assert update.differences(update.wanted()) == {}
 
 
 def test_every_stage_has_its_links_and_what_they_import_is_linked_too(update: ModuleType) -> None:
@@ -116,29 +116,67 @@ def test_dvc_yaml_names_them() -> None:
         assert not [path for path in dependencies if path.startswith("src/")]
 
 
-def test_a_new_import_and_a_link_too_many_are_named_and_mended(tmp_path: Path) -> None:
-    """In a copy of the project."""
-    copy = tmp_path / "copy"
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the project's code and links."""
+    root = tmp_path / "copy"
     for name in ("src", "dependencies"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, copy / name, symlinks=True, ignore=ignore)
-    shutil.copy(REPOSITORY / "params.yaml", copy)
-    fp32 = copy / "src/vitquant/recipes/fp32.py"
+        shutil.copytree(REPOSITORY / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    return root
+
+
+def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "dependencies/update.py"), *arguments]
+    environment = {"PYTHONPATH": str(root / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_differs_is_named_and_mended(copy: Path) -> None:
+    """A new import, a link too many, one that leads elsewhere, a file in its place, a method that became a folder."""
+    fp32, links = copy / "src/vitquant/recipes/fp32.py", copy / "dependencies"
     fp32.write_text(fp32.read_text() + "\n\ndef later() -> None:\n    from vitquant.engines import cache\n")
-    (copy / "dependencies/report/artifact").symlink_to("../../src/vitquant/artifact.py")
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(copy / "dependencies/update.py"), *arguments]
-        return subprocess.run(
-            command, env={"PYTHONPATH": str(copy / "src")}, capture_output=True, text=True, check=False
-        )
-
-    found = run("--check")
+    (links / "report/artifact").symlink_to("../../src/vitquant/artifact.py")
+    (links / "evaluate/removed").mkdir()
+    (links / "evaluate/removed/recipes").symlink_to("../nothing")
+    (links / "machine/cpu").unlink()
+    (links / "machine/cpu").symlink_to("../../src/vitquant/files.py")
+    (links / "fetch/wheels").unlink()
+    shutil.copy(copy / "src/vitquant/wheels.py", links / "fetch/wheels")
+    compiled = copy / "src/vitquant/recipes/compiled"
+    compiled.mkdir()
+    compiled.with_suffix(".py").rename(compiled / "__init__.py")
+    found = run(copy, "--check")
     assert found.returncode == 1
-    assert "evaluate/fp32/engines.cache is missing: it is imported" in found.stderr
-    assert "report/artifact is superfluous: it is not imported" in found.stderr
+    for line in (
+        "dependencies/evaluate/fp32/engines.cache is missing: it is imported",
+        "dependencies/report/artifact is superfluous: it is not imported",
+        "dependencies/evaluate/removed/recipes is superfluous: it is not imported",
+        "dependencies/machine/cpu does not lead to ../../src/vitquant/cpu.py",
+        "dependencies/fetch/wheels does not lead to ../../src/vitquant/wheels.py",
+        "dependencies/quantize/compiled/recipes.compiled does not lead to",
+    ):
+        assert line in found.stderr
     assert found.stderr.endswith("run `make dependencies`\n")
-    assert run().returncode == 0
-    assert run("--check").returncode == 0
-    assert (copy / "dependencies/evaluate/fp32/engines.cache").resolve() == copy / "src/vitquant/engines/cache.py"
-    assert not (copy / "dependencies/report/artifact").exists()
+    assert run(copy).returncode == 0
+    assert run(copy, "--check").returncode == 0
+    assert (links / "evaluate/fp32/engines.cache").resolve() == copy / "src/vitquant/engines/cache.py"
+    assert not (links / "evaluate/removed").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("params.yaml", "recipes: {", "params.yaml is not valid YAML"),
+        ("params.yaml", "{}", "params.yaml: study: missing"),
+        ("src/vitquant/cpu.py", "def broken(:", "Syntax error in "),
+    ],
+)
+def test_what_cannot_be_read_ends_in_one_line(copy: Path, file: str, content: str, message: str) -> None:
+    (copy / file).write_text(content)
+    found = run(copy)
+    assert found.returncode == 1
+    assert found.stderr.startswith("Error: ")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert "unknown arguments --chek" in run(copy, "--chek").stderr

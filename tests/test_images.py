@@ -69,6 +69,26 @@ def test_a_cut_photograph_is_undecodable_whatever_opened_it(tmp_path: Path) -> N
             PREPROCESSING.pixels(source)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, np.zeros((8, 8, 3), np.uint8)])
+def test_what_is_no_source_of_an_image(fp32: Path, wrong: object) -> None:
+    with pytest.raises(VitquantError, match="an image is a path, a file's bytes, or one of Pillow's: not "):
+        recipes.load(fp32)([wrong])
+
+
+def test_a_predictor_takes_lists_and_arrays(images: Path, fp32: Path, tmp_path: Path) -> None:
+    predictor, file = recipes.load(fp32), next(images.rglob("*.png"))
+    assert np.array_equal(predictor([str(file)]), predictor((file,)))
+    for single in (file, file.read_bytes(), str(file)):
+        with pytest.raises(VitquantError, match="give images as a list, or as an array, not as "):
+            predictor(single)
+    with pytest.raises(VitquantError, match="there is no image to predict"):
+        predictor(np.zeros((0, SIDE, SIDE, 3), np.uint8))
+    with pytest.raises(VitquantError, match="not object"):
+        predictor(np.array([None]))
+    with pytest.raises(UndecodableError, match="it has no pixels"):
+        predictor([Image.new("RGB", (0, 5))])
+
+
 def test_a_missing_file_and_no_file_at_all(tmp_path: Path, fp32: Path) -> None:
     with pytest.raises(FileNotFoundError):
         PREPROCESSING.pixels(tmp_path / "none.png")

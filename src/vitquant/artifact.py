@@ -95,12 +95,12 @@ class Predictor:
         """
         preprocessing = self.artifact.spec.preprocessing
         side = preprocessing.crop
-        tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-        if tensor.dtype != torch.uint8 or tensor.shape[1:] != (side, side, 3):
+        if images.dtype not in (np.uint8, torch.uint8) or images.shape[1:] != (side, side, 3):
             raise VitquantError(
                 f"{self.artifact.path} takes uint8 images of shape (N, {side}, {side}, 3), "
                 f"not {images.dtype} {tuple(images.shape)}"
             )
+        tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
         return preprocessing.normalise(tensor.to(self.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -113,11 +113,14 @@ class Predictor:
 
         Raises:
             UndecodableError: one of the list is no image.
-            VitquantError: images that `preprocess` refuses, an empty list, or logits that are not finite.
+            VitquantError: images that `preprocess` refuses, no list, an empty one, or logits that are not finite.
+            OSError: a file cannot be read.
         """
+        if not isinstance(images, np.ndarray | Tensor | list | tuple):
+            raise VitquantError(f"give images as a list, or as an array, not as {type(images).__name__}")
+        if not len(images):
+            raise VitquantError("there is no image to predict")
         if not isinstance(images, np.ndarray | Tensor):
-            if not images:
-                raise VitquantError("there is no image to predict")
             images = np.stack([self.artifact.spec.preprocessing.pixels(image) for image in images])
         logits: NDArray[np.float32] = self.forward(self.preprocess(images)).cpu().numpy()
         if not np.isfinite(logits).all():

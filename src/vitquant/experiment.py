@@ -15,6 +15,7 @@ from typing import Any
 from vitquant import files, params, recipes
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
+from vitquant.models.vit import preprocessing
 
 
 def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path) -> Path:
@@ -31,7 +32,9 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     name = study.stem
     current, sections = _read(default), _read(study)
     merged = {**current, **sections}
-    recipes.check(params.validate(merged, study))
+    wanted = params.validate(merged, study)
+    preprocessing(wanted.model.name, wanted.data)  # now, not after minutes of work
+    recipes.check(wanted)
     settings = [*_overrides(current, sections), *changes]
     for key, url in _urls(settings).items():
         check_reachable(url, key)  # now, not in the middle of a run

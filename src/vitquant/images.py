@@ -1,8 +1,9 @@
 """The one way from an image to the model's input: decode, resize, crop, and normalise."""
 
 import io
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from vitquant.errors import VitquantError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource = Path | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """An image file's path or content, or an image that Pillow has opened."""
 
 
@@ -31,8 +32,8 @@ class Preprocessing(BaseModel):
     """The shorter side after resizing, pixels."""
     crop: int
     """The side of the square cut out of the centre, pixels: the model's input size."""
-    interpolation: str
-    """Of the resizing: bilinear or bicubic."""
+    interpolation: Literal["bilinear", "bicubic"]
+    """Of the resizing."""
     mean: list[float]
     """Per RGB channel, on the 0 to 1 scale."""
     std: list[float]
@@ -43,39 +44,36 @@ class Preprocessing(BaseModel):
 
         Raises:
             UndecodableError: the file is damaged, or no image.
+            VitquantError: the source is no path, no bytes and no image.
             OSError: the file cannot be read.
         """
-        name = f"{source}: " if isinstance(source, Path) else ""
-        content = source.read_bytes() if isinstance(source, Path) else source
+        name = ""
+        if isinstance(source, str | os.PathLike):
+            name, source = f"{os.fspath(source)}: ", Path(source).read_bytes()
+        if not isinstance(source, bytes | Image.Image):
+            raise VitquantError(f"an image is a path, a file's bytes, or one of Pillow's: not {type(source).__name__}")
         try:
-            return self._resized(Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content)
+            image = _grey_or_rgb(Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's plug-ins raise any on a damaged file
             said = str(error).split(" <")[0] or type(error).__name__
             raise UndecodableError(f"{name}{said}") from None
+        return self._resized(image)
 
     def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The centre of the image.
+        """The centre of a grey or RGB image.
 
         The same pixels, to rounding, as resizing the centred square to `resize` and cropping it, but no others are
         computed; a grey-scale image is resized before it becomes RGB: the same values in a third of the time.
         """
-        if image.mode in ("I", "F"):
-            raise UndecodableError(
-                f"its pixels are of mode {image.mode}, whose range is not known: convert it to 8 or 16 bits"
-            )
-        if image.mode.startswith("I;16"):  # Pillow would clip it at 255
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        grey = image.mode == "L"
-        source = image if grey else image.convert("RGB")
-        scale = min(source.size) / self.resize
+        scale = min(image.size) / self.resize
         margin = scale * ((self.resize - self.crop) // 2)
-        left, top = ((side - min(source.size)) / 2 + margin for side in source.size)
+        left, top = ((side - min(image.size)) / 2 + margin for side in image.size)
         box = (left, top, left + scale * self.crop, top + scale * self.crop)
         resampling = Image.Resampling[self.interpolation.upper()]
-        square = source.resize((self.crop, self.crop), resampling, box)
-        return np.asarray(square.convert("RGB") if grey else square)
+        square = image.resize((self.crop, self.crop), resampling, box)
+        return np.asarray(square.convert("RGB"))
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""
@@ -85,3 +83,17 @@ class Preprocessing(BaseModel):
         planes = images.permute(0, 3, 1, 2)
         tensor = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return tensor.mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
+    """The decoded image in mode L or RGB."""
+    if not all(image.size):
+        raise UndecodableError("it has no pixels")
+    if image.mode in ("I", "F"):
+        raise UndecodableError(
+            f"its pixels are of mode {image.mode}, whose range is not known: save it with 8 bits, or as 16-bit PNG"
+        )
+    if image.mode.startswith("I;16"):  # Pillow would clip it at 255
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    image.load()
+    return image if image.mode == "L" else image.convert("RGB")

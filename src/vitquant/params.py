@@ -25,6 +25,7 @@ Pixels = PositiveInt | Literal["auto"]
 RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 BASELINE = "fp32"  # the recipe of every difference and ratio
+SEED_RECIPE = "dynamic-int8"  # the seed report's, by which its claims are judged
 
 
 class Section(BaseModel):

@@ -1,8 +1,8 @@
 """What a recipe is, as its method declares it: the one place that says whether it quantizes, and how it computes."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from vitquant.errors import VitquantError
 
@@ -22,7 +22,7 @@ class Traits(BaseModel):
     """The type in which the linear layers multiply."""
     execution: Literal["eager", "compiled"]
     """Eager: PyTorch calls one operator after another. Compiled: a compiler or an engine has fused them."""
-    devices: tuple[Literal["cpu", "cuda"], ...]
+    devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Field(min_length=1)]
     """The types of device that have kernels for it."""
 
     @property
@@ -36,8 +36,11 @@ FP32 = Traits(
 )  # the baseline's
 
 
-def of(result: dict[str, Any]) -> Traits:
+def of(result: dict[str, Any], where: object = "a recipe's results") -> Traits:
     """The traits that a recipe's results carry.
+
+    Args:
+        where: what the message names: the file, or the recipe.
 
     Raises:
         VitquantError: they carry none, as those of an earlier version did.
@@ -45,4 +48,4 @@ def of(result: dict[str, Any]) -> Traits:
     try:
         return Traits.model_validate(result["traits"])
     except (KeyError, TypeError, ValidationError):
-        raise VitquantError("a recipe's results lack its traits, as an earlier version's did: measure again") from None
+        raise VitquantError(f"{where}: no traits, as in an earlier version's results: measure again") from None

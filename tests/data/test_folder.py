@@ -108,6 +108,7 @@ def test_other_spellings_of_a_split(params: Params, tmp_path: Path, train: str, 
         (["train", "test"], r"a split with 0 val folders: it needs one named train and one named val"),
         (["val", "test"], r"a split with 0 train folders"),
         (["train", "Training", "val"], r"a split with 2 train folders"),
+        (["train", "val", "test", "notes"], r"a train and a val folder, and \['notes'\] beside them: move that out"),
     ],
 )
 def test_a_split_that_lacks_a_part(params: Params, tmp_path: Path, folders: list[str], message: str) -> None:
@@ -136,6 +137,7 @@ def test_links_are_followed_and_a_circle_ends(params: Params, tmp_path: Path) ->
     other = write_images(tmp_path / "elsewhere", 8)
     (source / "disc/more").symlink_to(other / "disc")
     (source / "disc/circle").symlink_to(source / "disc")
+    (source / "disc/up").symlink_to(source)  # where the other classes are
     (source / "noise/linked.png").symlink_to(other / "noise/007.png")
     folder.fetch(data(params, source), tmp_path / "raw")
     names = [sample.name for sample in folder.samples(data(params, source), tmp_path / "raw")]

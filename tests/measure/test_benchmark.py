@@ -11,6 +11,7 @@ from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.measure import benchmark, memory
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
+from vitquant.traits import FP32
 
 PARAMS = Benchmark(warmup=1, batches=[Batch(size=1, rounds=4), Batch(size=30, rounds=2)], seed=0)
 
@@ -23,11 +24,9 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
 
     artifact.write(tmp_path / "absent", artifact.open_artifact(fp32).spec, fill)
     result = benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1)
-    assert result["recipes"]["absent"] == {
-        "traits": result["recipes"]["fp32"]["traits"],
-        "unavailable": "no such instruction",
-    }
     measured = result["recipes"][fp32.name]
+    assert measured["traits"] == FP32.model_dump(mode="json")
+    assert result["recipes"]["absent"] == {"traits": measured["traits"], "unavailable": "no such instruction"}
     assert {size: len(times) for size, times in measured["latency_ms"].items()} == {"1": 4, "30": 2}
     assert all(time > 0 for times in measured["latency_ms"].values() for time in times)
     assert measured["size_bytes"] == artifact.open_artifact(fp32).size_bytes

@@ -18,11 +18,6 @@ def test_the_fingerprint_names_what_a_measurement_depends_on() -> None:
         assert {"avx2", "avx512f"} <= set(fingerprint["isa"])
 
 
-def test_threads() -> None:
-    assert environment.threads("auto") == environment.cores() >= 1
-    assert environment.threads(3) == 3
-
-
 def test_the_commit_says_whether_the_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert environment.git_commit() is None

@@ -31,7 +31,7 @@ def test_operators_by_their_names(operator: str, kind: str) -> None:
 def test_the_time_of_each_kind(params: Params, prepared: Prepared, fp32: Path, tmp_path: Path) -> None:
     chosen = {
         **params.recipes,
-        "engine": Recipe.model_validate({"method": "onnxruntime", "precision": "fp32"}),
+        "fused": Recipe.model_validate({"method": "floating_point", "dtype": "float32", "compile": True}),
         "mine": Recipe.model_validate({"method": "int8_weight_only"}),
     }
     for name, recipe in chosen.items():

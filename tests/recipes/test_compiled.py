@@ -7,30 +7,9 @@ import torch
 
 from vitquant import artifact, recipes
 from vitquant.artifact import Artifact
-from vitquant.params import Recipe
 from vitquant.recipes import compiled
 
-
-@pytest.fixture(scope="module")
-def built(fp32: Path, calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipes") / "r"
-    recipe = Recipe.model_validate({"method": "compiled", "dtype": "float32"})
-    recipes.build("r", recipe, fp32, path, calibration)
-    return path
-
-
-def test_it_gives_what_the_eager_model_gives(built: Path, fp32: Path, prepared) -> None:
-    images = prepared.images("val")[:5]
-    assert np.allclose(recipes.load(built)(images), recipes.load(fp32)(images), atol=1e-4)
-
-
-def test_loaded_twice_it_gives_the_same_bits(built: Path, prepared) -> None:
-    images = prepared.images("val")[:5]
-    assert np.array_equal(recipes.load(built)(images), recipes.load(built)(images))
-
-
-def test_the_artifact_holds_weights_and_nothing_that_runs(built: Path) -> None:
-    assert sorted(file.name for file in built.iterdir()) == ["model.safetensors", "recipe.json"]
+from .examples import EXAMPLES
 
 
 def test_bfloat16_is_the_backbone_s_and_the_head_stays_float32(fp32: Path, prepared, tmp_path: Path) -> None:
@@ -50,13 +29,14 @@ def test_bfloat16_is_the_backbone_s_and_the_head_stays_float32(fp32: Path, prepa
 def test_interrupted_it_leaves_no_artifact(
     fp32: Path, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After the weights have been written, while it compiles."""
+
     def interrupt(opened: Artifact) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled, "load_model", interrupt)
-    recipe = Recipe.model_validate({"method": "compiled", "dtype": "float32"})
     with pytest.raises(KeyboardInterrupt):
-        recipes.build("r", recipe, fp32, tmp_path / "models" / "r", calibration)
+        recipes.build("r", EXAMPLES["compiled-fp32"].recipe, fp32, tmp_path / "models" / "r", calibration)
     assert list((tmp_path / "models").iterdir()) == []
     assert [path.suffix for path in (tmp_path / "cache" / "compiled").iterdir()] == [".lock"]

@@ -12,7 +12,10 @@ from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Recipe
 
-LAYERS = 6 * 4  # blocks × (qkv, proj, fc1, fc2)
+from .examples import Built
+from .vision_transformer import BLOCKS
+
+LAYERS = BLOCKS * 4  # qkv, proj, fc1 and fc2
 
 
 def recipe(**options: object) -> Recipe:
@@ -21,22 +24,19 @@ def recipe(**options: object) -> Recipe:
     )
 
 
-@pytest.fixture(params=[False, True], ids=["per-tensor", "per-channel"])
-def per_channel(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+@pytest.fixture(scope="module", params=["dynamic-int8", "dynamic-int8-per-channel"])
+def dynamic(request: pytest.FixtureRequest, built: Built) -> Path:
+    return built(request.param)
 
 
-def test_it_equals_quantize_dynamic_bit_for_bit(
-    fp32: Path, prepared, calibration, tmp_path: Path, per_channel: bool
-) -> None:
-    recipes.build("r", recipe(per_channel=per_channel), fp32, tmp_path / "r", calibration)
+def test_it_equals_quantize_dynamic_bit_for_bit(dynamic: Path, fp32: Path, prepared) -> None:
     model = load_model(artifact.open_artifact(fp32))
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "head"]
-    qconfig = per_channel_dynamic_qconfig if per_channel else default_dynamic_qconfig
+    qconfig = per_channel_dynamic_qconfig if dynamic.name.endswith("per-channel") else default_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = quantize_dynamic(model, dict.fromkeys(names, qconfig))
-    predictor = recipes.load(tmp_path / "r")
+    predictor = recipes.load(dynamic)
     images = prepared.images("val")[:4]
     with torch.inference_mode():
         assert np.array_equal(predictor(images), expected(predictor.preprocess(images)).numpy())
@@ -49,12 +49,11 @@ def test_no_float_weights_are_allocated_for_what_is_quantized(fp32: Path) -> Non
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
-def test_the_scales_are_those_of_the_definition(fp32: Path, calibration, tmp_path: Path, per_channel: bool) -> None:
-    recipes.build("r", recipe(per_channel=per_channel), fp32, tmp_path / "r", calibration)
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(tmp_path / "r")
+def test_the_scales_are_those_of_the_definition(dynamic: Path, fp32: Path) -> None:
+    floats, integers = artifact.read_weights(fp32), artifact.read_weights(dynamic)
     name = "backbone.blocks.0.mlp.fc1"
     weight = floats[f"{name}.weight"]
-    largest = weight.abs().amax(dim=1) if per_channel else weight.abs().max()
+    largest = weight.abs().amax(dim=1) if dynamic.name.endswith("per-channel") else weight.abs().max()
     assert torch.allclose(integers[f"{name}.scale"].float(), largest / 127.5)  # symmetric over -128 … 127
     restored = integers[f"{name}.scale"].reshape(-1, 1) * integers[f"{name}.weight"]
     assert integers[f"{name}.weight"].dtype == torch.int8
@@ -62,9 +61,8 @@ def test_the_scales_are_those_of_the_definition(fp32: Path, calibration, tmp_pat
     assert torch.equal(integers["head.weight"], floats["head.weight"])
 
 
-def test_all_but_linear_layers_stay_float(fp32: Path, calibration, tmp_path: Path) -> None:
-    recipes.build("r", recipe(), fp32, tmp_path / "r", calibration)
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(tmp_path / "r")
+def test_all_but_linear_layers_stay_float(dynamic: Path, fp32: Path) -> None:
+    floats, integers = artifact.read_weights(fp32), artifact.read_weights(dynamic)
     kept = {name for name, tensor in integers.items() if name in floats and torch.equal(tensor, floats[name])}
     changed = {name for name in floats if name not in kept}
     assert len(changed) == LAYERS
@@ -75,8 +73,8 @@ def test_layers_are_kept_by_glob(fp32: Path, calibration, tmp_path: Path) -> Non
     recipes.build("r", recipe(keep_float=["head", "backbone.blocks.*.mlp.fc2"]), fp32, tmp_path / "r", calibration)
     forward = recipes.load(tmp_path / "r")._forward
     kinds = {name: type(module) for name, module in forward.named_modules()}
-    assert kinds["backbone.blocks.3.mlp.fc2"] is torch.nn.Linear
-    assert kinds["backbone.blocks.3.mlp.fc1"] is nnqd.Linear
+    assert kinds["backbone.blocks.1.mlp.fc2"] is torch.nn.Linear
+    assert kinds["backbone.blocks.1.mlp.fc1"] is nnqd.Linear
     assert kinds["head"] is torch.nn.Linear
 
 

@@ -8,20 +8,19 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from vitquant import artifact, recipes
 from vitquant.models.loading import load_model
-from vitquant.params import Recipe
+
+from .examples import Built
 
 LAYER = "backbone.blocks.0.mlp.fc1"
 
 
 @pytest.fixture(scope="module")
-def built(fp32: Path, calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipes") / "r"
-    recipes.build("r", Recipe.model_validate({"method": "int8_weight_only"}), fp32, path, calibration)
-    return path
+def int8(built: Built) -> Path:
+    return built("int8-weight-only")
 
 
-def test_it_is_as_near_to_fp32_as_torchao(built: Path, fp32: Path, prepared) -> None:
-    predictor, images = recipes.load(built), prepared.images("val")[:8]
+def test_it_is_as_near_to_fp32_as_torchao(int8: Path, fp32: Path, prepared) -> None:
+    predictor, images = recipes.load(int8), prepared.images("val")[:8]
     floats = recipes.load(fp32)(images)
     model = load_model(artifact.open_artifact(fp32))
     model.backbone.to(torch.bfloat16)
@@ -30,11 +29,10 @@ def test_it_is_as_near_to_fp32_as_torchao(built: Path, fp32: Path, prepared) -> 
         features = model.features(predictor.preprocess(images).bfloat16())
         theirs = model.head(features.float()).numpy()
     assert np.linalg.norm(predictor(images) - floats) < 1.5 * np.linalg.norm(theirs - floats)
-    assert np.array_equal(recipes.load(built)(images), predictor(images))
 
 
-def test_the_scales_are_those_of_the_definition(built: Path, fp32: Path) -> None:
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(built)
+def test_the_scales_are_those_of_the_definition(int8: Path, fp32: Path) -> None:
+    floats, integers = artifact.read_weights(fp32), artifact.read_weights(int8)
     weight, scale = floats[f"{LAYER}.weight"], integers[f"{LAYER}.scale"]
     assert torch.equal(scale, (weight.abs().amax(dim=1) / 127).bfloat16())
     assert integers[f"{LAYER}.weight"].dtype == torch.int8
@@ -43,6 +41,6 @@ def test_the_scales_are_those_of_the_definition(built: Path, fp32: Path) -> None
     assert torch.equal(integers["head.weight"], floats["head.weight"])
 
 
-def test_no_layer_keeps_a_float_weight(built: Path) -> None:
-    modules = dict(recipes.load(built)._forward.named_modules())
+def test_no_layer_keeps_a_float_weight(int8: Path) -> None:
+    modules = dict(recipes.load(int8)._forward.named_modules())
     assert [name for name, module in modules.items() if isinstance(module, nn.Linear)] == ["model.head"]

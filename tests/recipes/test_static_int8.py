@@ -9,22 +9,21 @@ from torch import nn
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
-from vitquant.params import Recipe
 from vitquant.recipes import static_int8
+
+from .examples import EXAMPLES, Built
 
 LAYER = "backbone.blocks.0.mlp.fc1"
 
 
 @pytest.fixture(scope="module")
-def built(fp32: Path, calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipes") / "r"
-    recipes.build("r", Recipe.model_validate({"method": "static_int8"}), fp32, path, calibration)
-    return path
+def static(built: Built) -> Path:
+    return built("static-int8")
 
 
-def test_it_gives_what_quantized_and_restored_values_give(built: Path, fp32: Path, prepared) -> None:
+def test_it_gives_what_quantized_and_restored_values_give(static: Path, fp32: Path, prepared) -> None:
     """The definition in floating point: every input and weight rounded to its scale, then an FP32 layer."""
-    predictor, tensors = recipes.load(built), artifact.read_weights(built)
+    predictor, tensors = recipes.load(static), artifact.read_weights(static)
     model = load_model(artifact.open_artifact(fp32))
     for name, layer in model.named_modules():
         if f"{name}.input_scale" in tensors:
@@ -46,23 +45,18 @@ def test_it_gives_what_quantized_and_restored_values_give(built: Path, fp32: Pat
     assert np.abs(predictor(images) - expected).max() < 0.3 * np.abs(expected - floats).max()
 
 
-def test_loaded_twice_it_gives_the_same_bits(built: Path, prepared) -> None:
-    images = prepared.images("val")[:5]
-    assert np.array_equal(recipes.load(built)(images), recipes.load(built)(images))
-
-
 def test_without_vnni_inputs_of_8_bits_are_refused(
     fp32: Path, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static_int8, "highest", lambda: 255)
-    recipes.build("r", Recipe.model_validate({"method": "static_int8"}), fp32, tmp_path / "r", calibration)
+    recipes.build("r", EXAMPLES["static-int8"].recipe, fp32, tmp_path / "r", calibration)
     monkeypatch.setattr(static_int8, "highest", lambda: 127)
     with pytest.raises(UnsupportedError, match="made on a CPU with VNNI, which this one lacks: quantize again here"):
         static_int8.module(artifact.open_artifact(tmp_path / "r"))
 
 
-def test_the_scales_are_those_of_the_definition(built: Path, fp32: Path, calibration) -> None:
-    opened, integers = artifact.open_artifact(fp32), artifact.read_weights(built)
+def test_the_scales_are_those_of_the_definition(static: Path, fp32: Path, calibration) -> None:
+    opened, integers = artifact.open_artifact(fp32), artifact.read_weights(static)
     model = load_model(opened)
     seen: list[torch.Tensor] = []
     layer = model.get_submodule(LAYER)

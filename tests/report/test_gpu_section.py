@@ -226,8 +226,8 @@ def test_a_file_of_an_earlier_version_which_knew_no_traits(
     with pytest.raises(VitquantError) as error:
         build.report(params, inputs, tmp_path / "out")
     assert str(error.value) == (
-        f"{inputs.cuda / 'gpu0.json'} is not a CUDA benchmark (a recipe's results lack its traits, "
-        "as an earlier version's did: measure again): delete it and measure again"
+        f"{inputs.cuda / 'gpu0.json'} is not a CUDA benchmark (a recipe's results: no traits, "
+        "as in an earlier version's results: measure again): delete it and measure again"
     )
     assert not (tmp_path / "out").exists()
 

@@ -1,9 +1,11 @@
-import copy
 import math
+from pathlib import Path
 
 import pytest
 
+from vitquant import files
 from vitquant.errors import VitquantError
+from vitquant.report.metrics import read
 from vitquant.report.recommend import recommend
 
 
@@ -120,6 +122,7 @@ def test_arguments_that_make_no_sense(metrics: dict, max_drop: float, batch: int
 
 
 @pytest.mark.parametrize("content", [{}, [], {"recipes": {}}, {"recipes": {"near": {}}}])
-def test_metrics_of_another_form(content: object) -> None:
-    with pytest.raises(VitquantError, match="not those of a study: make them again with `dvc repro`"):
-        recommend(copy.copy(content), 0.3, 8, "latency")  # type: ignore[arg-type]
+def test_metrics_of_another_form(content: object, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "metrics.json", content)
+    with pytest.raises(VitquantError, match="metrics.json is not of a study: make it again with `dvc repro`"):
+        read(tmp_path / "metrics.json")

@@ -8,7 +8,10 @@ from vitquant.stages.common import read_params
 @click.command("check")
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Check params.yaml whole: each key and value, and the options of every recipe."""
+    """Check params.yaml whole: each key and value, the model's name and input, and the options of every recipe."""
     from vitquant import recipes
+    from vitquant.models.vit import preprocessing
 
-    recipes.check(read_params(context))
+    params = read_params(context)
+    preprocessing(params.model.name, params.data)
+    recipes.check(params)

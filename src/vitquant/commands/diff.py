@@ -11,8 +11,8 @@ import click
 @click.option("--metrics", type=click.Path(path_type=Path), default=Path("results/metrics.json"), show_default=True)
 def command(before: str, after: str | None, metrics: Path) -> None:
     """Compare the results of commit BEFORE with those of AFTER, or of the work tree, as Markdown."""
-    from vitquant import files
     from vitquant.report.compare import at, compare
+    from vitquant.report.metrics import read
 
-    changed = at(after) if after else files.read_json(metrics)
+    changed = at(after) if after else read(metrics)
     click.echo(compare(at(before), changed, (before, after or "work tree")))

@@ -14,9 +14,10 @@ import click
 @click.pass_context
 def command(context: click.Context, study: Path, changes: tuple[str, ...], out: Path) -> None:
     """Run STUDY, a file of sections that replace those of params.yaml, as a DVC experiment."""
-    from vitquant import experiment, files
+    from vitquant import experiment
     from vitquant.report import tables
+    from vitquant.report.metrics import read
 
     results = experiment.run(study, context.find_root().params["params"], changes, out) / "results"
-    click.echo(tables.summary(files.read_json(results / "metrics.json"), "simple"))
+    click.echo(tables.summary(read(results / "metrics.json"), "simple"))
     click.echo(f"\nThe report: {(results / 'report.md').resolve()}\nCompare: dvc exp show, dvc exp diff")

@@ -11,11 +11,11 @@ import click
 @click.option("--readme", type=click.Path(path_type=Path), help="Also put the result between this file's markers.")
 def command(metrics: Path, report: Path, readme: Path | None) -> None:
     """Print the summary table of the last run, and where the report lies."""
-    from vitquant import files
     from vitquant.report import gpu_section, tables
     from vitquant.report import readme as document
+    from vitquant.report.metrics import read
 
-    content = files.read_json(metrics)
+    content = read(metrics)
     if readme:
         document.update(readme, content, gpu_section.read(metrics.parent / "cuda"))
     click.echo(tables.summary(content, "simple"))

@@ -67,14 +67,23 @@ def _roots(source: Path) -> dict[Path, Split | None]:
         VitquantError: the folders are those of a split, and train or validation is missing or there twice.
     """
     folders = _folders(source)
-    if not folders or any(folder.name.lower() not in SPLITS for folder in folders):
+    beside = [folder.name for folder in folders if folder.name.lower() not in SPLITS]
+    found: dict[Split, list[Path]] = {"train": [], "val": []}
+    for folder in folders:
+        split = SPLITS.get(folder.name.lower())
+        if split:
+            found[split].append(folder)
+    if not folders or (beside and not all(found.values())):
         return {source: None}
-    found = {split: [f for f in folders if SPLITS[f.name.lower()] == split] for split in ("train", "val")}
-    for split, matching in found.items():
+    if beside:
+        raise VitquantError(
+            f"data.path: {source} holds a train and a val folder, and {beside} beside them: move that out"
+        )
+    for part, matching in found.items():
         if len(matching) != 1:
             names = [folder.name for folder in folders]
             raise VitquantError(
-                f"data.path: {source} holds {names}, a split with {len(matching)} {split} folders: it needs one "
+                f"data.path: {source} holds {names}, a split with {len(matching)} {part} folders: it needs one "
                 "named train and one named val"
             )
     return {found["train"][0]: "train", found["val"][0]: "val"}
@@ -104,7 +113,7 @@ def _folders(root: Path) -> list[Path]:
 def _images(folder: Path) -> Iterator[Path]:
     """The files with an image's extension, in the order of their paths; links are followed, but into no circle."""
     extensions = Image.registered_extensions()
-    found, seen = [], set()
+    found, seen = [], {os.path.realpath(parent) for parent in folder.absolute().parents}
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]

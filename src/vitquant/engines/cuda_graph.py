@@ -9,11 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+BATCH_SIZES = 256  # that a process may compile for; PyTorch stops with an error after 8
 WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libraries' workspaces
 
 
 def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is."""
+    torch._dynamo.config.recompile_limit = BATCH_SIZES
     for name, block in list(blocks.named_children()):
         setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))
     return Graphed(model) if device.type == "cuda" else model

@@ -35,10 +35,10 @@ def by_name(forward: Callable[[], object], device: torch.device) -> dict[str, fl
             forward()
         if device.type == "cuda":
             torch.cuda.synchronize()
-    time = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"  # microseconds
-    return {event.key: getattr(event, time) / 1000 / PASSES for event in profiler.key_averages()}
+    own_time = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"  # microseconds
+    return {event.key: getattr(event, own_time) / 1000 / PASSES for event in profiler.key_averages()}
 
 
 def kind(name: str) -> str:
     """The kind of a kernel or operator."""
-    return next((kind for kind, pattern in PATTERNS if re.search(pattern, name, re.IGNORECASE)), REST)
+    return next((found for found, pattern in PATTERNS if re.search(pattern, name, re.IGNORECASE)), REST)

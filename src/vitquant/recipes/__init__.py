@@ -29,7 +29,8 @@ from pydantic import ValidationError
 from vitquant import artifact
 from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.params import Params, Recipe, describe
+from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe, describe
+from vitquant.traits import FP32
 
 
 def method(name: str) -> ModuleType:
@@ -44,8 +45,8 @@ def method(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def check_options(name: str, recipe: Recipe) -> Any:
-    """The options of recipe `name`, as its method's `Options`.
+def check_options(name: str, recipe: Recipe, section: str = "recipes") -> Any:
+    """The options of recipe `name` in a section of params.yaml, as its method's `Options`.
 
     Raises:
         VitquantError: unknown method, or an option that the method does not have or take.
@@ -53,20 +54,31 @@ def check_options(name: str, recipe: Recipe) -> Any:
     try:
         return method(recipe.method).Options.model_validate(recipe.options)
     except ValidationError as error:
-        raise VitquantError(f"params.yaml: recipes.{name}: {describe(error, recipe.options)}") from None
+        raise VitquantError(f"params.yaml: {section}.{name}: {describe(error, recipe.options)}") from None
     except VitquantError as error:
-        raise VitquantError(f"params.yaml: recipes.{name}.method: {error}") from None
+        raise VitquantError(f"params.yaml: {section}.{name}.method: {error}") from None
 
 
 def check(params: Params) -> None:
     """See that every recipe of the study has a method, and options that the method takes.
 
+    Two names stand for what they are: `fp32` for the baseline, `dynamic-int8` for the seed report's recipe.
+
     Raises:
-        VitquantError: one has not; it is named.
+        VitquantError: one has not, or is another recipe than its name stands for.
     """
-    for recipes in (params.recipes, params.cuda.recipes):
+    for section, recipes in (("recipes", params.recipes), ("cuda.recipes", params.cuda.recipes)):
         for name, recipe in recipes.items():
-            check_options(name, recipe)
+            check_options(name, recipe, section)
+        own = recipes[BASELINE]
+        if method(own.method).traits(check_options(BASELINE, own)) != FP32:
+            raise VitquantError(f"params.yaml: {section}.{BASELINE}: the baseline must be eager FP32: use method: fp32")
+    seed = params.recipes.get(SEED_RECIPE)
+    if seed and (seed.method != "dynamic_int8" or seed.options.get("per_channel")):
+        raise VitquantError(
+            f"params.yaml: recipes.{SEED_RECIPE}: that name is the seed report's recipe, which claims are judged by, "
+            "method: dynamic_int8 with per_channel: false: give this one another name"
+        )
 
 
 def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[np.uint8]) -> None:
@@ -90,7 +102,7 @@ def load(path: Path, device: torch.device = CPU) -> Predictor:
         VitquantError: it is damaged.
         UnsupportedError: it cannot run on this machine.
     """
-    opened = artifact.open_artifact(path)
+    opened = artifact.open_artifact(Path(path))
     if opened.spec.unavailable:
         raise UnsupportedError(opened.spec.unavailable)
     device = device if device.type in opened.spec.traits.devices else CPU

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vitquant import traits
-from vitquant.params import BASELINE
+from vitquant.params import BASELINE, SEED_RECIPE
 from vitquant.report import gpu_section
 from vitquant.report.recommend import choose
 from vitquant.report.tables import batch_sizes
@@ -19,7 +19,6 @@ from vitquant.report.text import (
 )
 
 BUDGET = 0.3  # pp of top-1: "within 0.3 %", the seed report's own bound
-SEED_RECIPE = "dynamic-int8"
 Recipes = dict[str, dict[str, Any]]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitquant.report.answer import BUDGET, SEED_RECIPE, subject
+from vitquant.params import SEED_RECIPE
+from vitquant.report.answer import BUDGET, subject
 from vitquant.report.tables import batch_sizes
 from vitquant.report.text import MISSING, bracket, code, escape, estimate, interval_key, listing
 

@@ -50,12 +50,14 @@ def join(params: Params, inputs: Inputs, logits: Mapping[str, NDArray[np.float32
     if "unavailable" in benchmark["recipes"][BASELINE]:
         reason = benchmark["recipes"][BASELINE]["unavailable"]
         raise VitquantError(f"{BASELINE}, the baseline of every ratio, could not be benchmarked: {reason}")
+    for timed in benchmark["recipes"].values():
+        traits.of(timed, inputs.benchmark)
     environments = {inputs.benchmark: benchmark["environment"]}
     recipes: dict[str, Any] = {}
     for name in params.recipes:
         accuracy_file = inputs.accuracy / f"{name}.json"
         accuracy = files.read_json(accuracy_file)
-        recipe, unavailable = {"traits": traits.of(accuracy).model_dump(mode="json")}, {}
+        recipe, unavailable = {"traits": traits.of(accuracy, accuracy_file).model_dump(mode="json")}, {}
         speed = benchmark["recipes"].get(name, {"unavailable": "not in the benchmark"})
         environments[accuracy_file] = accuracy.get("environment", {})
         check_artifact(accuracy_file, accuracy, inputs.benchmark, speed)
@@ -81,6 +83,20 @@ def join(params: Params, inputs: Inputs, logits: Mapping[str, NDArray[np.float32
         "environment": benchmark["environment"],
         "recipes": recipes,
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Raises:
+        VitquantError: missing, unreadable, or not of a study.
+    """
+    content = files.read_json(path)
+    try:
+        _ = content["recipes"][BASELINE].keys(), content["study"]["eval_images"], content["environment"]
+    except (KeyError, TypeError, AttributeError):
+        raise VitquantError(f"{path} is not of a study: make it again with `dvc repro`") from None
+    return dict(content)
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:

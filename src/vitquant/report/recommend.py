@@ -19,18 +19,15 @@ def recommend(metrics: dict[str, Any], max_drop: float, batch: int, objective: O
         batch: the batch size that latency is compared at: by the ratio to FP32 in the same round.
 
     Raises:
-        VitquantError: a negative drop, a batch size that was not measured, no accuracy to judge by, metrics of
-            another form, or no recipe but FP32 within the budget.
+        VitquantError: a negative drop, a batch size that was not measured, no accuracy to judge by, or no recipe but
+            FP32 within the budget.
     """
     if not max_drop >= 0:  # NaN too
         raise VitquantError(
             f"--max-drop: {max_drop:g} is no loss: give percentage points of top-1 to lose, such as 0.3"
         )
-    try:
-        recipes: dict[str, dict[str, Any]] = metrics["recipes"]
-        sizes, baseline, images = batch_sizes(metrics), recipes[BASELINE], metrics["study"]["eval_images"]
-    except (KeyError, TypeError, AttributeError):
-        raise VitquantError("the metrics are not those of a study: make them again with `dvc repro`") from None
+    recipes: dict[str, dict[str, Any]] = metrics["recipes"]
+    sizes, baseline, images = batch_sizes(metrics), recipes[BASELINE], metrics["study"]["eval_images"]
     if batch not in sizes:
         measured = ", ".join(map(str, sizes))
         raise VitquantError(f"--batch: {batch} was not measured, {measured} were: add it to benchmark.batches")

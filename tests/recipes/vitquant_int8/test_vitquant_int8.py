@@ -21,25 +21,20 @@ from vitquant.recipes import vitquant_int8
 from vitquant.recipes.vitquant_int8 import kernels
 from vitquant.recipes.vitquant_int8.kernels import largest_weight_sum
 
-METHODS = {
-    "vitquant-int8": {"method": "vitquant_int8"},
-    "dynamic-int8-smooth": {"method": "dynamic_int8_smooth", "engine": "auto"},
-}
+RECIPE = Recipe(method="vitquant_int8")
 
 
-@pytest.fixture(scope="module", params=METHODS)
-def built(request: pytest.FixtureRequest, fp32: Path, calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipes") / request.param
-    recipes.build(request.param, Recipe.model_validate(METHODS[request.param]), fp32, path, calibration)
-    return path
+@pytest.fixture(scope="module", params=["vitquant-int8", "dynamic-int8-smooth"])
+def int8(request: pytest.FixtureRequest, built) -> Path:
+    return built(request.param)
 
 
 @pytest.fixture(scope="module")
-def smoothed(built: Path, fp32: Path, calibration) -> tuple[ViTClassifier, dict[str, Smoothing]]:
+def smoothed(int8: Path, fp32: Path, calibration) -> tuple[ViTClassifier, dict[str, Smoothing]]:
     """The FP32 model after the recipe's smoothing, and the smoothings."""
     opened = artifact.open_artifact(fp32)
     model, images = load_model(opened), opened.spec.preprocessing.normalise(torch.from_numpy(calibration))
-    return model, smoothing.smooth(model, images, per_token=built.name == "vitquant-int8")[0]
+    return model, smoothing.smooth(model, images, per_token=int8.name == "vitquant-int8")[0]
 
 
 def test_smoothing_leaves_the_fp32_function_as_it_was(smoothed, fp32: Path, prepared) -> None:
@@ -54,11 +49,11 @@ def test_smoothing_leaves_the_fp32_function_as_it_was(smoothed, fp32: Path, prep
         assert (model(inputs) - reference.forward(inputs)).abs().max() < 1e-4
 
 
-def test_scales_are_those_of_the_definition(built: Path, smoothed) -> None:
+def test_scales_are_those_of_the_definition(int8: Path, smoothed) -> None:
     """Of the smoothed FP32 weights: the largest magnitude of each output channel over 127."""
-    per_token = built.name == "vitquant-int8"
+    per_token = int8.name == "vitquant-int8"
     model, _ = smoothed
-    tensors = artifact.read_weights(built)
+    tensors = artifact.read_weights(int8)
     for index, block in enumerate(model.backbone.blocks):
         for layer in smoothing.LAYERS:
             name, weight = f"backbone.blocks.{index}.{layer}", block.get_submodule(layer).weight.clone()
@@ -74,51 +69,14 @@ def test_scales_are_those_of_the_definition(built: Path, smoothed) -> None:
             assert torch.linalg.norm(restored - weight) < 0.05 * torch.linalg.norm(weight)
 
 
-def test_saving_and_loading_keeps_every_bit(built: Path, tmp_path: Path) -> None:
-    tensors = artifact.read_weights(built)
-    artifact.write_weights(tmp_path, tensors)
-    again = artifact.read_weights(tmp_path)
-    assert tensors.keys() == again.keys()
-    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
-    assert (tmp_path / "model.safetensors").read_bytes() == (built / "model.safetensors").read_bytes()
-
-
-def test_it_is_close_to_fp32_and_loads_to_the_same_twice(built: Path, fp32: Path, prepared) -> None:
-    images = prepared.images("val")
-    logits = recipes.load(built)(images)
-    assert np.array_equal(logits, recipes.load(built)(images))
-    reference = recipes.load(fp32)(images)
-    assert 0 < np.abs(logits - reference).max() < 0.1 * np.abs(reference).max()
-
-
-def test_weights_are_int8_and_the_rest_is_float(built: Path) -> None:
-    tensors = artifact.read_weights(built)
+def test_weights_are_int8_and_the_rest_is_float(int8: Path) -> None:
+    tensors = artifact.read_weights(int8)
     for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        name = f"backbone.blocks.3.{layer}"
+        name = f"backbone.blocks.1.{layer}"
         assert tensors[f"{name}.weight"].dtype == torch.int8
         assert tensors[f"{name}.weight"].abs().max() <= 127
         assert tensors[f"{name}.scale"].shape == tensors[f"{name}.bias"].shape
     assert tensors["head.weight"].dtype == tensors["backbone.pos_embed"].dtype == torch.float32
-
-
-def test_an_interrupted_build_leaves_nothing(
-    fp32: Path, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(rounding, "gptq", interrupt)
-    for name, options in METHODS.items():
-        with pytest.raises(KeyboardInterrupt):
-            recipes.build(name, Recipe.model_validate(options), fp32, tmp_path / name, calibration)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("built", ["vitquant-int8"], indirect=True)
-def test_batches_and_threads_change_nothing(built: Path, prepared) -> None:
-    predictor, images = recipes.load(built), prepared.images("val")[:5]
-    singly = np.concatenate([predictor(images[row : row + 1]) for row in range(len(images))])
-    assert np.allclose(singly, predictor(images), atol=1e-5)
 
 
 def without_vnni(patch: pytest.MonkeyPatch) -> None:
@@ -130,7 +88,7 @@ def test_without_vnni_it_is_close_to_fp32(
     fp32: Path, calibration, prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_vnni(monkeypatch)
-    recipes.build("r", Recipe.model_validate(METHODS["vitquant-int8"]), fp32, tmp_path / "r", calibration)
+    recipes.build("r", RECIPE, fp32, tmp_path / "r", calibration)
     for name, tensor in artifact.read_weights(tmp_path / "r").items():
         if tensor.dtype == torch.int8:
             assert rounding.sums_of_four(tensor).max() <= largest_weight_sum(), name
@@ -144,7 +102,7 @@ def test_without_vnni_weights_that_would_overflow_are_refused(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vitquant_int8, "largest_weight_sum", lambda: None)
-        recipes.build("r", Recipe.model_validate(METHODS["vitquant-int8"]), fp32, tmp_path / "r", calibration)
+        recipes.build("r", RECIPE, fp32, tmp_path / "r", calibration)
     without_vnni(monkeypatch)
     with pytest.raises(UnsupportedError, match="made on a CPU with VNNI, which this one lacks: quantize again here"):
         recipes.load(tmp_path / "r")

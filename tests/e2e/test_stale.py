@@ -1,0 +1,117 @@
+"""What a change of the code, or of a recipe, makes stale: these stages of the study that has run, and no others."""
+
+import pytest
+from miniature import PER_CHANNEL, Study
+
+pytest_plugins = ["study_fixtures"]
+
+QUANTIZE = {"quantize@fp32", "quantize@dynamic-int8", "quantize@vitquant-int8"}
+EVALUATE = {"evaluate@fp32", "evaluate@dynamic-int8", "evaluate@vitquant-int8"}
+
+
+def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) -> None:
+    assert study.stale() == {}
+    assert study.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "stages"),
+    [
+        pytest.param(
+            "data/prepared.py",
+            "# changed",
+            QUANTIZE | EVALUATE | {"baseline", "benchmark", "benchmark_cuda", "profile", "report"},
+            id="how calibration images are drawn",
+        ),
+        pytest.param(
+            "measure/statistics.py",
+            "# changed",
+            EVALUATE | {"benchmark_cuda", "report"},
+            id="the intervals",
+        ),
+        pytest.param(
+            "images.py",
+            "# changed",
+            QUANTIZE | EVALUATE | {"prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "report"},
+            id="how images are normalised",
+        ),
+        pytest.param(
+            "recipes/vitquant_int8/kernels.cpp",
+            "// changed",
+            {"quantize@vitquant-int8", "evaluate@vitquant-int8", "benchmark", "profile"},
+            id="one recipe's kernels",
+        ),
+        pytest.param(
+            "report/template.md",
+            "Changed.",
+            {"report"},
+            id="the report's words",
+        ),
+    ],
+)
+def test_changed_code_makes_stale_what_runs_it(study: Study, file: str, line: str, stages: set[str]) -> None:
+    study.append(f"src/vitquant/{file}", line)
+    stale = study.stale()
+    assert stale.keys() == stages
+    assert stale == {stage: {f"dependencies/{_folder(stage)}"} for stage in stages}
+
+
+def _folder(stage: str) -> str:
+    """Below dependencies/: a stage of a recipe has its method's."""
+    return stage.replace("@", "/").replace("-", "_")
+
+
+def test_a_change_that_leaves_the_length_is_seen(study: Study) -> None:
+    """DVC, which has hashed the file, hashes it again, though what it depends on is a link that did not change."""
+    assert study.stale() == {}
+    source = study.root / "src/vitquant/measure/statistics.py"
+    source.write_text(source.read_text().swapcase())
+    assert study.stale().keys() == EVALUATE | {"benchmark_cuda", "report"}
+
+
+def test_the_template_reruns_only_the_report(study: Study) -> None:
+    study.append("src/vitquant/report/template.md", "One more line.")
+    assert study.repro() == ["report"]
+    assert "\nOne more line.\n" in (study.root / "results/report.md").read_text()
+
+
+def test_kernels_rerun_their_recipe_and_what_joins_it(study: Study) -> None:
+    """The artifact comes out as it was; evaluate runs for the code's sake, report since benchmark and profile measured.
+
+    Nothing else does: no other recipe is quantized or evaluated again.
+    """
+    before = study.metrics()["recipes"]
+    study.append("src/vitquant/recipes/vitquant_int8/kernels.cpp", "// changed")
+    assert set(study.repro()) == {
+        *("quantize@vitquant-int8", "evaluate@vitquant-int8"),
+        *("benchmark", "profile", "report"),
+    }
+    after = study.metrics()["recipes"]
+    assert after["vitquant-int8"]["top1_pct"] == before["vitquant-int8"]["top1_pct"]
+    assert after["vitquant-int8"]["latency_b1_ms_p50"] != before["vitquant-int8"]["latency_b1_ms_p50"]
+
+
+def test_a_changed_recipe_makes_stale_its_own_stages_and_what_joins_them(study: Study) -> None:
+    params = study.params()
+    params["recipes"]["dynamic-int8"] = PER_CHANNEL
+    study.write_params(params)
+    assert study.stale().keys() == {"quantize@dynamic-int8", "benchmark", "profile", "report"}
+    assert study.repro("quantize@dynamic-int8") == ["quantize@dynamic-int8"]
+    stale = study.stale()
+    assert stale.keys() == {"evaluate@dynamic-int8", "benchmark", "profile", "report"}
+    assert stale["evaluate@dynamic-int8"] == {"models/recipes/dynamic-int8"}
+    assert stale["benchmark"] == {"models/recipes", "recipes"}
+
+
+def test_a_new_recipe_runs_its_own_stages_and_what_joins_them(study: Study) -> None:
+    params = study.params()
+    params["recipes"]["per-channel"] = PER_CHANNEL
+    study.write_params(params)
+    joining = {"benchmark", "profile", "report"}
+    assert study.stale().keys() == {"quantize@per-channel", "evaluate@per-channel"} | joining
+    assert study.repro("evaluate@per-channel") == ["quantize@per-channel", "evaluate@per-channel"]
+    assert study.stale() == {
+        "benchmark": {"models/recipes", "recipes"},
+        "profile": {"models/recipes", "recipes"},
+        "report": {"results/accuracy", "results/predictions", "recipes"},
+    }

@@ -1,0 +1,178 @@
+"""What every recipe keeps, whatever its method (docs/adding-a-recipe.md, section 1): each example of examples.py."""
+
+import functools
+import pkgutil
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.profiler import ProfilerActivity
+
+from vitquant import artifact, recipes
+from vitquant.artifact import CPU, Predictor
+from vitquant.data.prepared import Prepared
+from vitquant.parallel import choose_device, one_core_each
+
+from .examples import EXAMPLES, FIRST, Built, Run
+from .vision_transformer import BLOCKS
+
+BATCH = 4
+NORMS = BLOCKS * 2 + 1
+FORMATS = ({"model.safetensors"}, {"model.onnx"}, {"model.bin", "model.xml"})  # data, all of them: nothing in it runs
+
+Images = NDArray[np.uint8]
+every_example = pytest.mark.parametrize("name", EXAMPLES)
+
+
+def test_every_method_has_an_example() -> None:
+    methods = {module.name for module in pkgutil.iter_modules(recipes.__path__)}
+    missing = sorted(methods - {example.recipe.method for example in EXAMPLES.values()})
+    assert not missing, f"add to EXAMPLES in tests/recipes/examples.py a recipe of {', '.join(missing)}: see Example"
+
+
+@functools.cache
+def loaded(path: Path, device: torch.device) -> Predictor:
+    """Kept for as long as the process lives."""
+    return recipes.load(path, device)
+
+
+def predict(
+    path: Path, batches: Sequence[Images], threads: int = 1, device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """The logits of all batches, by several Python threads, each on one core; on the GPU if there is one."""
+    predictor = loaded(path, device or choose_device("auto"))
+    with one_core_each(threads) as pool:
+        return np.concatenate(list(pool.map(predictor, batches)))
+
+
+@pytest.fixture(scope="module")
+def batches(prepared: Prepared) -> list[Images]:
+    """The validation images."""
+    images = np.array(prepared.images("val"))
+    return list(images.reshape(-1, BATCH, *images.shape[1:]))
+
+
+def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+@every_example
+def test_it_is_close_to_fp32(name: str, built: Built, run: Run, fp32: Path, batches: list[Images]) -> None:
+    expected, logits = predict(fp32, batches, device=CPU), run(name, predict, built(name), batches)
+    assert difference(logits, expected) <= EXAMPLES[name].tolerance
+    assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
+    if artifact.open_artifact(built(name)).spec.traits.quantized:
+        assert difference(logits, expected) > 0
+
+
+@every_example
+def test_moved_and_loaded_again_it_gives_the_same_bits(
+    name: str, built: Built, run: Run, batches: list[Images], tmp_path: Path
+) -> None:
+    moved = shutil.copytree(built(name), tmp_path / "copy").rename(tmp_path / "moved")
+    assert np.array_equal(run(name, predict, moved, batches), run(name, predict, built(name), batches))
+
+
+@pytest.mark.parametrize("name", [name for name in FIRST if not EXAMPLES[name].apart])
+def test_two_builds_give_the_same_bits(
+    name: str, built: Built, run: Run, fp32: Path, calibration: Images, batches: list[Images], tmp_path: Path
+) -> None:
+    run(name, recipes.build, name, EXAMPLES[name].recipe, fp32, tmp_path / "again", calibration)
+    digests = [artifact.open_artifact(path).spec.files for path in (built(name), tmp_path / "again")]
+    assert digests[0] == digests[1] != {}
+    assert np.array_equal(run(name, predict, tmp_path / "again", batches), run(name, predict, built(name), batches))
+
+
+@every_example
+def test_several_threads_give_what_one_gives(name: str, built: Built, run: Run, batches: list[Images]) -> None:
+    alone, together = (run(name, predict, built(name), 4 * batches, threads, CPU) for threads in (1, 4))
+    assert np.array_equal(together, alone)
+
+
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.other_batch is not None])
+def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches: list[Images]) -> None:
+    singly = run(name, predict, built(name), [image[None] for image in batches[0]])
+    assert difference(singly, run(name, predict, built(name), batches[:1])) <= EXAMPLES[name].other_batch
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_build_that_fails_leaves_nothing(
+    name: str, run: Run, fp32: Path, calibration: Images, tmp_path: Path
+) -> None:
+    artifact.write(tmp_path / "fp32", artifact.open_artifact(fp32).spec, lambda _: {})  # no weights in it
+    with pytest.raises(FileNotFoundError):
+        run(name, recipes.build, name, EXAMPLES[name].recipe, tmp_path / "fp32", tmp_path / "r", calibration)
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
+
+
+@every_example
+def test_the_artifact_is_data_and_recipe_json_has_the_digest_of_each_file(name: str, built: Built) -> None:
+    files = {file.relative_to(built(name)).as_posix() for file in built(name).rglob("*")}
+    digests = set(artifact.open_artifact(built(name)).spec.files)
+    assert files == {"recipe.json", *digests}
+    assert digests in FORMATS
+
+
+def stored(path: Path) -> list[tuple[tuple[int, ...], int]]:
+    """Shape and bytes of every tensor in an artifact's files."""
+    if (path / "model.onnx").exists():
+        tensors = [onnx.numpy_helper.to_array(item) for item in onnx.load(path / "model.onnx").graph.initializer]
+        return [(tensor.shape, tensor.nbytes) for tensor in tensors]
+    if (path / "model.xml").exists():
+        layers = ET.parse(path / "model.xml").getroot().iterfind(".//layer[@type='Const']/data")
+        return [(tuple(map(int, filter(None, data.get("shape").split(",")))), int(data.get("size"))) for data in layers]
+    return [(tuple(tensor.shape), tensor.nbytes) for tensor in artifact.read_weights(path).values()]
+
+
+def linear_layers(path: Path) -> list[int]:
+    """Bytes of the weights of the backbone's linear layers: all that is a matrix, but the head."""
+    matrices = [(shape, size) for shape, size in stored(path) if len(shape) == 2 and min(shape) > 1]
+    return [size for shape, size in matrices if sorted(shape) != [6, 128]]
+
+
+@every_example
+def test_its_weights_have_as_many_bits_as_its_traits_say(name: str, built: Built, fp32: Path) -> None:
+    floats, own = linear_layers(fp32), linear_layers(built(name))
+    assert len(own) == len(floats) == BLOCKS * 4  # qkv, proj, fc1 and fc2
+    assert 32 * sum(own) / sum(floats) == artifact.open_artifact(built(name)).spec.traits.weight_bits
+
+
+def device_taken(path: Path, device: torch.device) -> str:
+    return recipes.load(path, device).device.type
+
+
+@every_example
+def test_it_runs_on_the_devices_that_its_traits_say(name: str, built: Built, run: Run) -> None:
+    devices = artifact.open_artifact(built(name)).spec.traits.devices
+    assert "cpu" in devices
+    if "cuda" not in devices or torch.cuda.is_available():
+        assert run(name, device_taken, built(name), torch.device("cuda")) == devices[-1]
+
+
+def norms(path: Path, batch: Images) -> int:
+    """How many LayerNorms PyTorch calls as operators in one pass."""
+    predictor = loaded(path, CPU)
+
+    def count() -> int:
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+            predictor(batch)
+        return sum(event.count for event in profiler.key_averages() if event.key == "aten::layer_norm")
+
+    with one_core_each(1) as pool:
+        pool.submit(predictor, batch).result()
+        return pool.submit(count).result()
+
+
+@every_example
+def test_it_is_eager_or_compiled_as_its_traits_say(name: str, built: Built, run: Run, batches: list[Images]) -> None:
+    called = run(name, norms, built(name), batches[0])
+    if artifact.open_artifact(built(name)).spec.traits.execution == "eager":
+        assert called == NORMS
+    else:
+        assert called <= 1  # the last, between the compiled blocks and the head
