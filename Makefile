@@ -31,8 +31,8 @@ repro-full: setup ## run the seed report's study as an experiment (downloads 600
 diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD~1)
 	@vitquant diff $(REV)
 
-test: setup ## run the tests
-	pytest
+test: setup ## run the tests, a file in each of up to four processes
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## check format, lint, types, the Dockerfile and the stages' dependencies
 	ruff format --check
