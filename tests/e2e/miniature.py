@@ -31,24 +31,21 @@ class Study:
         self.root = root
         self.shared = shared
 
-    @classmethod
-    def make(cls, root: Path, shared: Path) -> "Study":
+    def make(self) -> None:
         """Make the repository, and commit it; nothing has run."""
         for name in PIPELINE:
-            source, target = REPOSITORY / name, root / name
+            source, target = REPOSITORY / name, self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(source, target)
-        study = cls(root, shared)
-        params = mini_study(write_images(shared / "images", 12))
+        params = mini_study(write_images(self.shared / "images", 12))
         params["recipes"]["vitquant-int8"] = {"method": "vitquant_int8"}
         params["benchmark"]["batches"] = [{"size": 1, "rounds": 3}, {"size": 4, "rounds": 2}]
-        study.write_params(params)
-        study.git("init", "-q")
-        study.commit("the miniature study")
-        return study
+        self.write_params(params)
+        self.git("init", "-q")
+        self.commit("the miniature study")
 
     def copy(self, root: Path) -> "Study":
         """The same repository at another place, as `cp -a` makes it."""

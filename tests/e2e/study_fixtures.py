@@ -6,6 +6,7 @@ A plugin, which the tests name in `pytest_plugins`: a conftest.py here would hid
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Study:
     """
     temporary = tmp_path_factory.getbasetemp()
     shared = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "study"
-    shared.mkdir(exist_ok=True)
-    record = shared / "first_run.json"
-    with (shared / "lock").open("w") as lock:
+    study, record = Study(shared / "original", shared), shared / "first_run.json"
+    with shared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not record.exists():
+            shutil.rmtree(shared, ignore_errors=True)  # of a process that failed
+            shared.mkdir()
             (shared / "cache").symlink_to(cache)
-            study = Study.make(shared / "original", shared)
+            study.make()
             record.write_text(json.dumps(study.repro()))
-    return Study(shared / "original", shared)
+    return study
 
 
 @pytest.fixture
