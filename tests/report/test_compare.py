@@ -89,8 +89,6 @@ def test_the_readme_is_in_step_with_the_results() -> None:
     """The committed ones; `make repro` ends with `vitquant summary --readme README.md`, which mends it."""
     results = REPOSITORY / "results"
     committed = files.read_json(results / "metrics.json")
-    if "traits" not in committed["recipes"]["fp32"]:
-        pytest.skip("results/metrics.json is of an earlier version, which knew no traits: make repro")
     block = readme.block(committed, gpu_section.read(results / "cuda"))
     text = (REPOSITORY / "README.md").read_text()
     assert f"{readme.START}\n{block}\n{readme.END}" in text
