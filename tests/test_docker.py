@@ -58,7 +58,6 @@ def test_code_and_what_it_and_its_tests_read_reach_the_image() -> None:
     assert admitted.isdisjoint({".", "*", ".dvc", ".git", ".venv", "data", "models", "results", "experiments"})
     assert {
         ".dvc/plots",
-        "results/benchmark.json",
         "results/cuda",
         "results/figures",
         "results/metrics.json",
