@@ -136,8 +136,32 @@ def test_attention(kernels: Kernels, images: int, tokens: int, heads: int, depth
     *layer, value = linear(kernels, images, tokens, 3 * width, factor=scaled)
     query, key, own = value.unflatten(2, (3, heads, depth)).permute(2, 0, 3, 1, 4)
     expected = F.scaled_dot_product_attention(query, key, own, scale=1.0).transpose(1, 2).flatten(2)
-    # weights and values have 10 bits, queries and keys 12
-    check(kernels.attention(*layer, heads, images, tokens), expected, 5e-3)
+    check(kernels.attention(*layer, heads, images, tokens), expected, 2e-3)  # values have 11 bits, queries and keys 12
+
+
+@pytest.mark.parametrize("tokens", [197, 257, 1025, 1370])
+@pytest.mark.parametrize("sinks", [1, 4])
+@pytest.mark.parametrize("gap", [0.0, 4.0, 6.0, 7.5, 7.7, 9.0, 12.0])
+def test_attention_sinks(kernels: Kernels, tokens: int, sinks: int, gap: float) -> None:
+    """Keys whose logits are `gap` above all others', and whose values are nothing: the others' output is left."""
+    depth, levels = 64, zero_point() - 1
+    query, key, value = torch.zeros(3, tokens, depth)
+    query[:, 0], key[5 : 5 + sinks, 0] = 2.0, gap / 2
+    value += 1 + 0.2 * random(depth) + 0.1 * random(tokens, depth, seed=1)
+    value[5 : 5 + sinks] = 0
+    rows = torch.cat([query, key, value], dim=1)
+    scale = rows.abs().amax(dim=1, keepdim=True) / levels
+    whole = (rows / scale).round()
+    exact = (whole.double() * scale).split(depth, dim=1)  # what the quantized rows say
+    expected = (exact[0] @ exact[1].T).softmax(dim=1) @ exact[2]
+    low = torch.zeros(1, 3 * depth)  # of the class token
+    values = (torch.cat([whole[:1], low, whole[1:]]) + zero_point()).to(torch.uint8)
+    layer = kernels.linear(torch.eye(3 * depth).to(torch.int8), torch.ones(3 * depth), torch.zeros(3 * depth))
+    result, step = kernels.attention(layer, (values, torch.cat([scale[:1], scale[:1], scale[1:]])), 1, 1, tokens)
+    given = (result.double() - zero_point()) * step[:, None]
+    largest = expected.abs().amax()
+    assert (given[:2].sum(dim=0) - expected[0]).abs().max() < 0.01 * largest
+    assert (given[2:] - expected[1:]).abs().max() < (0.01 + 0.5 / levels) * largest
 
 
 @pytest.mark.parametrize(("tokens", "depth"), [(3, 4096), (8200, 16)])

@@ -118,8 +118,64 @@ def test_heads_of_other_depths(width: int, heads: int) -> None:
     assert (int8_blocks(backbone)(tokens) - expected).abs().max() < 0.05 * (expected - tokens).abs().max()
 
 
+@pytest.mark.parametrize("gap", [0.0, 6.0, 8.0, 10.0])
+def test_attention_adds_nothing_to_the_error_of_quantized_layers(gap: float) -> None:
+    """At 518 pixels with four registers, one of which takes most of the attention in every block, and gives nothing."""
+    torch.manual_seed(0)
+    name, width, side = "vit_small_patch14_reg4_dinov2", 96, 518
+    backbone = timm.create_model(
+        name, num_classes=0, img_size=side, depth=3, embed_dim=width, num_heads=3, init_values=0
+    )
+    backbone.requires_grad_(False).eval()
+    tokens = torch.randn(1, (side // 14) ** 2 + 5, width)
+    make_sink(backbone, tokens, gap)
+    expected = copy.deepcopy(backbone.blocks).double()(tokens.double())
+    tensors, shapes = quantized(backbone)
+    with_exact_attention = as_quantized(backbone, tensors)(tokens)
+    error = torch.linalg.norm(vitquant_int8.Int8Blocks(tensors, shapes)(tokens) - expected)
+    assert error < 1.03 * torch.linalg.norm(with_exact_attention - expected)
+
+
+def make_sink(backbone: nn.Module, tokens: Tensor, gap: float) -> None:
+    """A first register whose key is `gap` above the others', as logits, for all queries, and whose values are 0."""
+    width = tokens.shape[2]
+    direction = torch.randint(0, 2, (width,)) * 2.0 - 1
+    tokens[:, 1] = 3 * direction  # LayerNorm makes it the direction itself
+    for block in backbone.blocks:
+        heads, depth = block.attn.num_heads, block.attn.head_dim
+        query, key, value = block.attn.qkv.weight.view(3, heads, depth, width)
+        bias = block.attn.qkv.bias.view(3, heads, depth)
+        query[:, 0], bias[0, :, 0] = 0, 4.0
+        key[:, 0], bias[1, :, 0] = direction / width * gap * depth**0.5 / 4, 0
+        value -= (value @ direction)[..., None] * direction / width
+        bias[2] = 0
+
+
+def as_quantized(backbone: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """The blocks in floating point, with the integer weights, and per-token integer inputs, of Int8Blocks."""
+
+    def round_input(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        scale = inputs[0].abs().amax(dim=2, keepdim=True) / (kernels.zero_point() - 1)
+        rounded = (inputs[0] / scale).round() * scale
+        return torch.cat([inputs[0][:, :1], rounded[:, 1:]], dim=1)  # the class token's is far finer
+
+    blocks = copy.deepcopy(backbone.blocks)
+    for index, block in enumerate(blocks):
+        block.attn.fused_attn, block.attn.scale = False, 1.0  # it is in the queries
+        for layer in smoothing.LAYERS:
+            name, own = f"backbone.blocks.{index}.{layer}", block.get_submodule(layer)
+            own.weight.copy_(tensors[f"{name}.weight"] * tensors[f"{name}.scale"][:, None])
+            own.register_forward_pre_hook(round_input)
+    return blocks
+
+
 def int8_blocks(backbone: nn.Module) -> vitquant_int8.Int8Blocks:
     """The blocks in INT8, not smoothed, for inputs that nothing is known of."""
+    return vitquant_int8.Int8Blocks(*quantized(backbone))
+
+
+def quantized(backbone: nn.Module) -> tuple[dict[str, Tensor], list[tuple[int, float, float]]]:
+    """What Int8Blocks takes; attention's scale is folded into the backbone's query rows."""
     tensors: dict[str, Tensor] = {}
     shapes = []
     for index, block in enumerate(backbone.blocks):
@@ -137,4 +193,4 @@ def int8_blocks(backbone: nn.Module) -> vitquant_int8.Int8Blocks:
                 bias[queries] *= block.attn.scale
             own.weight, own.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
             tensors |= vitquant_int8._quantize(f"{path}.{layer}", own, torch.eye(own.in_features).double())
-    return vitquant_int8.Int8Blocks(tensors, shapes)
+    return tensors, shapes

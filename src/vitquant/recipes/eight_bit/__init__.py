@@ -109,7 +109,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         check_capability(needed, device)
     dtype = DTYPES[options.weights]
     model = replace_linear(
-        empty_model(artifact), lambda layer: _layer(options)(layer.weight.to(dtype), layer.bias, layer.bias)
+        empty_model(artifact), lambda layer: _layer(options)(layer.weight.to(dtype), layer.weight[:, 0], layer.bias)
     )
     tensors = read_weights(artifact.path)
     if options.smooth:

@@ -125,6 +125,7 @@ using Number = int16_t;
 using Sum = int32_t;
 
 // A register of sums, and of pairs of 16-bit numbers: LANES columns. ROWS × COLUMNS registers of sums fill the file.
+// `equal` gives a bit for each of 2 * LANES numbers.
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 using Vector = __m512i;
 constexpr int LANES = 16, ROWS = 4, COLUMNS = 6;
@@ -133,6 +134,9 @@ inline Vector load(const void* memory) { return _mm512_load_si512(memory); }
 inline Vector every_lane(int32_t pair) { return _mm512_set1_epi32(pair); }
 inline Vector multiply_add(Vector sum, Vector row, Vector column) { return _mm512_dpwssd_epi32(sum, row, column); }
 inline void store(void* memory, Vector sum) { _mm512_storeu_si512(memory, sum); }
+inline uint32_t equal(const Number* numbers, Number x) {
+    return _mm512_cmpeq_epi16_mask(_mm512_loadu_si512(numbers), _mm512_set1_epi16(x));
+}
 #define IN_REGISTER(vector) asm("" : "+v"(vector))
 #elif defined(__AVX2__)
 using Vector = __m256i;
@@ -144,6 +148,10 @@ inline Vector multiply_add(Vector sum, Vector row, Vector column) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(row, column));
 }
 inline void store(void* memory, Vector sum) { _mm256_storeu_si256((Vector*)memory, sum); }
+inline uint32_t equal(const Number* numbers, Number x) {
+    const Vector same = _mm256_cmpeq_epi16(_mm256_loadu_si256((const Vector*)numbers), _mm256_set1_epi16(x));
+    return _mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(same), _mm256_extracti128_si256(same, 1)));
+}
 #define IN_REGISTER(vector) asm("" : "+x"(vector))
 #else
 constexpr int LANES = 8, ROWS = 4, COLUMNS = 1;
@@ -166,6 +174,11 @@ inline Vector multiply_add(Vector sum, Vector row, Vector column) {
     return sum;
 }
 inline void store(void* memory, Vector sum) { std::memcpy(memory, &sum, sizeof sum); }
+inline uint32_t equal(const Number* numbers, Number x) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 2 * LANES; i++) bits |= (uint32_t)(numbers[i] == x) << i;
+    return bits;
+}
 #define IN_REGISTER(vector)
 #endif
 
@@ -223,7 +236,7 @@ struct Scratch {
     Buffer<Number> query, numbers, weights;
     Buffer<Pair> key, value;
     Buffer<Sum> sums;
-    Buffer<float> row, values, query_scale, key_scale, value_scale, logits;
+    Buffer<float> row, values, query_scale, key_scale, value_scale, logits, excess;
 };
 
 // The factor that brings x to whole numbers of at most `levels`, and back.
@@ -234,18 +247,56 @@ inline float levels_scale(const float* x, int64_t count, float levels) {
     return largest / levels;
 }
 
+constexpr float MOST = 32767;  // of an attention weight, as a whole number
+
+// What the attention weights of a row, the largest 1 and all together `total`, are multiplied by: all that 16 bits hold,
+// and more where a few keys (attention sinks) take so much that the mean of the others would be less than FINEST, which
+// rounds it by 0.5 %. The sum of the whole numbers stays below `most`.
+inline float weight_levels(const float* weights, float total, int64_t tokens, float most) {
+    constexpr float STRONG = 1 / 64.0f, FINEST = 100, NOTHING = 1e-6f;
+    const float room = most - tokens, usual = std::fmin(MOST, room / total);  // rounding adds less than 1 each
+    if (total * MOST > room) return usual;  // more keys than a few are strong
+    float strong = 0, weak = 0;
+#pragma omp simd reduction(+ : strong, weak)
+    for (int64_t j = 0; j < tokens; j++) {
+        const bool is_strong = weights[j] > STRONG;
+        strong += is_strong ? 1.0f : 0.0f;
+        weak += is_strong ? 0.0f : weights[j];
+    }
+    if (weak < NOTHING) return usual;
+    return std::fmax(usual, std::fmin(FINEST * tokens, room - strong * MOST) / weak);
+}
+
+// out = the sum over the keys of what weight * levels has beyond MOST, times the key's values, `depth` numbers. `numbers`
+// are the weights as whole numbers, of which few are MOST.
+inline void excess(const float* weights, float levels, const Number* numbers, int64_t tokens, const float* values,
+                   int64_t depth, float* out) {
+    std::fill_n(out, depth, 0.0f);
+    for (int64_t first = 0; first < tokens; first += 2 * LANES) {
+        uint32_t found = equal(numbers + first, MOST);
+        for (; found; found &= found - 1) {
+            const int64_t j = first + __builtin_ctz(found);
+            if (j >= tokens) return;
+            const float more = weights[j] * levels - MOST;
+#pragma omp simd
+            for (int64_t i = 0; i < depth; i++) out[i] += more * values[j * depth + i];
+        }
+    }
+}
+
 // One head of one image: softmax(q k') v, the query already scaled. Queries, keys, values and attention weights are
-// 16-bit integers (a scale for each token's query and key, for each channel of the values, one for all weights): finer
-// than bfloat16, and twice as fast as FP32. Heads of any depth: zeros fill up the vectors.
+// 16-bit integers (a scale for each token's query and key, for each channel of the values, for each row of weights):
+// finer than bfloat16, and twice as fast as FP32. What a weight has beyond 16 bits is multiplied in FP32. Heads of any
+// depth: zeros fill up the vectors.
 void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_t depth, float* out, Scratch& s) {
     const int64_t blocks = (tokens + LANES - 1) / LANES;
     const int64_t depth_blocks = (depth + LANES - 1) / LANES, padded = LANES * blocks, padded_depth = LANES * depth_blocks;
-    const float key_levels = levels_for(depth, 4095.0f), value_levels = levels_for(tokens, 1023.0f);
+    const float key_levels = levels_for(depth, 4095.0f), value_levels = levels_for(2 * tokens, 2047.0f);
     s.query.assign(tokens * padded_depth, 0);
     s.key.assign(padded * padded_depth / 2, Pair{0, 0});
     s.value.assign(padded * padded_depth / 2, Pair{0, 0});
     s.numbers.assign(2 * padded_depth, 0);
-    s.weights.assign(ROWS * padded, 0);
+    s.weights.assign(ROWS * padded + LANES, 0);
     s.sums.resize(ROWS * (padded > padded_depth ? padded : padded_depth));
     s.row.resize(depth);
     s.values.assign((tokens + 1) * padded_depth, 0);
@@ -253,6 +304,7 @@ void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_
     s.key_scale.assign(padded, 0);
     s.value_scale.assign(depth, 1e-12f);
     s.logits.resize(padded);
+    s.excess.resize(ROWS * padded_depth);
     float *row = s.row.data(), *value_scale = s.value_scale.data(), *key_scale = s.key_scale.data();
     Number* numbers = s.numbers.data();
     for (int64_t t = 0; t < tokens; t++) {
@@ -273,7 +325,7 @@ void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_
 #pragma omp simd
         for (int64_t i = 0; i < depth; i++) value_scale[i] = std::fmax(value_scale[i], std::fabs(v[i]));
     }
-    for (int64_t i = 0; i < depth; i++) row[i] = value_levels / value_scale[i];
+    for (int64_t i = 0; i < depth; i++) value_scale[i] /= value_levels, row[i] = 1.0f / value_scale[i];
     for (int64_t t = 0; t < tokens; t += 2) {
         const float* v = s.values.data() + t * padded_depth;
 #pragma omp simd
@@ -289,10 +341,11 @@ void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_
     }
     float* logits = s.logits.data();
     for (int64_t first = 0; first < tokens; first += ROWS) {
+        float factor[ROWS];
+        bool exceeds[ROWS];
         const int64_t rows = tokens - first < ROWS ? tokens - first : ROWS;
         product_rows(rows, s.query.data() + first * padded_depth, padded_depth, padded_depth, &s.key.data()->first,
                      blocks, s.sums.data(), padded);
-        float factor[ROWS];
         for (int64_t r = 0; r < rows; r++) {
             const Sum* sums = s.sums.data() + r * padded;
             Number* weights = s.weights.data() + r * padded;
@@ -305,11 +358,16 @@ void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_
             }
 #pragma omp simd reduction(+ : total)
             for (int64_t j = 0; j < tokens; j++) {
-                const float weight = exp2_coarse(std::fmax(logits[j] - largest, -126.0f));
-                total += weight;
-                weights[j] = number(weight * value_levels);
+                logits[j] = exp2_coarse(std::fmax(logits[j] - largest, -126.0f));
+                total += logits[j];
             }
-            factor[r] = 1.0f / (total * value_levels * value_levels);
+            const float levels = weight_levels(logits, total, tokens, 2147483647.0f / value_levels);
+#pragma omp simd
+            for (int64_t j = 0; j < tokens; j++) weights[j] = number(std::fmin(logits[j] * levels, MOST));
+            factor[r] = 1.0f / (total * levels);
+            exceeds[r] = levels > MOST;
+            if (exceeds[r])
+                excess(logits, levels, weights, tokens, s.values.data(), padded_depth, s.excess.data() + r * padded_depth);
         }
         product_rows(rows, s.weights.data(), padded, padded, &s.value.data()->first, depth_blocks, s.sums.data(),
                      padded_depth);
@@ -318,6 +376,10 @@ void attend(const Rows& qkv, int64_t tokens, int64_t width, int64_t head, int64_
             const Sum* sums = s.sums.data() + r * padded_depth;
 #pragma omp simd
             for (int64_t i = 0; i < depth; i++) target[i] = (float)sums[i] * (factor[r] * value_scale[i]);
+            if (!exceeds[r]) continue;
+            const float* more = s.excess.data() + r * padded_depth;
+#pragma omp simd
+            for (int64_t i = 0; i < depth; i++) target[i] += more[i] * factor[r];
         }
     }
 }
