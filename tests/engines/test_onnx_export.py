@@ -8,7 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from vitquant import artifact, recipes
-from vitquant.engines.onnx_export import export
+from vitquant.artifact import WEIGHTS_FILE, Artifact
+from vitquant.engines.onnx_export import LARGEST, export
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,16 @@ def test_it_holds_the_weights_and_no_path_of_this_machine(fp32: Path, exported: 
     tensors = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     assert np.array_equal(tensors["head.weight"], artifact.read_weights(fp32)["head.weight"].numpy())
     assert not re.search(rb"\.py|/site-packages", exported.read_bytes())
+
+
+def test_weights_beyond_what_a_file_holds_make_the_recipe_unavailable(fp32: Path, tmp_path: Path) -> None:
+    (tmp_path / "fp32").mkdir()
+    large = Artifact(tmp_path / "fp32", artifact.open_artifact(fp32).spec)
+    with (large.path / WEIGHTS_FILE).open("wb") as file:
+        file.truncate(LARGEST + 1)  # sparse: it takes no room on the disk
+    method = recipes.method("onnxruntime")
+    options, images = method.Options(precision="fp32"), np.zeros((1, 64, 64, 3), np.uint8)
+    artifact.write(tmp_path / "r", large.spec, lambda folder: method.build(large, folder, options, images))
+    found = artifact.open_artifact(tmp_path / "r").spec
+    assert found.unavailable == "an ONNX file holds 2 GiB at most, and this model's weights are 1.98 GiB"
+    assert not found.files

@@ -1,12 +1,35 @@
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+from conftest import draw_image
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torchvision.transforms import InterpolationMode, Resize
 
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing
 from vitquant.models import weights
 from vitquant.models.vit import ViTClassifier, preprocessing
-from vitquant.params import Params, RandomModel
+from vitquant.params import Images, Params, RandomModel
+
+SQUASHED = "eva_large_patch14_336.in22k_ft_in1k"
+
+
+@pytest.fixture
+def auto(params: Params) -> Images:
+    """All as the model's configuration says."""
+    return params.data.model_copy(update={"resize": "auto", "crop": "auto", "interpolation": "auto"})
+
+
+def timms(name: str, **changes: object) -> Any:
+    """The transform that timm makes for evaluating `name`; with `normalize: False` it gives uint8."""
+    config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    return create_transform(**(config | changes))
 
 
 def test_the_head_sees_the_class_token_and_the_mean_patch_token() -> None:
@@ -29,6 +52,68 @@ def test_normalisation_is_the_architectures_own(params: Params) -> None:
         assert (found.mean, found.std) == (mean, std)
 
 
+def test_every_published_vit_gets_timms_own_preprocessing(auto: Images) -> None:
+    modes: Counter[str] = Counter()
+    for name in timm.list_models(module="vision_transformer", pretrained=True):
+        try:
+            own = preprocessing(name, auto)
+        except VitquantError as error:
+            assert str(error) == f"model.name: {name!r} has no class token, which the linear head reads"
+            continue
+        resize, crop, _, normalise = timms(name).transforms
+        assert isinstance(resize, Resize), name  # else it is for the border, which no configuration has
+        assert (resize.size, own.crop_mode) in ((own.resize, "center"), ((own.resize, own.resize), "squash")), name
+        assert crop.size == (own.crop, own.crop), name
+        assert resize.interpolation == InterpolationMode(own.interpolation), name
+        assert torch.equal(torch.tensor([own.mean, own.std]), torch.stack([normalise.mean, normalise.std])), name
+        modes[own.crop_mode] += 1
+    assert modes["center"] > 100
+    assert modes["squash"] > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size", "error"),
+    [
+        ("vit_base_patch16_224", {}, (301, 301), 1),  # of rounding: only the crop is computed
+        ("vit_small_patch14_dinov2", {}, (301, 301), 1),
+        (SQUASHED, {}, (301, 403), 0),
+        ("vit_base_patch16_clip_384.laion2b_ft_in1k", {}, (403, 301), 0),  # and 5 % cut off
+        ("vit_base_patch16_224", {"crop_mode": "squash", "crop_pct": 0.95}, (301, 403), 0),  # 5.5 pixels a side
+        ("vit_base_patch16_224", {"crop_mode": "border", "crop_pct": 1.0}, (301, 403), 0),
+        ("vit_base_patch16_224", {"crop_mode": "border", "crop_pct": 0.9}, (403, 301), 0),
+        ("vit_base_patch16_clip_224.openai", {"crop_mode": "border", "crop_pct": 0.875}, (97, 201), 0),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_pixels_are_timms(
+    auto: Images, name: str, changes: dict, size: tuple[int, int], error: int, mode: str
+) -> None:
+    own = preprocessing(name, auto)
+    if changes:
+        resize = int(own.crop / changes["crop_pct"])
+        own = own.model_copy(update={"resize": resize, "crop_mode": changes["crop_mode"]})
+    image = draw_image("disc", 1).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    expected = timms(name, **changes, normalize=False)(image.convert("RGB")).permute(1, 2, 0).numpy()
+    assert np.abs(own.pixels(image).astype(int) - expected).max() <= error
+
+
+def test_a_size_of_ones_own_is_the_shorter_sides(auto: Images) -> None:
+    def found(**sizes: int) -> tuple[int, int, str]:
+        own = preprocessing(SQUASHED, auto.model_copy(update=sizes))
+        return own.resize, own.crop, own.crop_mode
+
+    assert found() == (336, 336, "squash")
+    assert found(crop=224) == (224, 224, "squash")
+    assert found(resize=400) == (400, 336, "center")
+    assert found(resize=400, crop=224) == (400, 224, "center")
+
+
+def test_preprocessing_written_without_a_crop_mode_is_of_the_centre(auto: Images) -> None:
+    own = preprocessing("test_vit", auto)
+    assert Preprocessing.model_validate(own.model_dump(exclude={"crop_mode"})) == own
+    assert own.crop_mode == "center"
+
+
 def test_random_weights_follow_the_seed() -> None:
     models = [ViTClassifier("test_vit", 64, 5) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
@@ -38,10 +123,34 @@ def test_random_weights_follow_the_seed() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", ["vit_enormous", "resnet18"])
-def test_a_name_that_is_no_vit(name: str) -> None:
-    with pytest.raises(VitquantError, match=f"model.name: .*{name}"):
-        ViTClassifier(name, 64, 5)
+LISTS = "`timm.list_models(module='vision_transformer')` lists them"
+NO_NAMES = {
+    "vit_bas_patch16_224": "timm has no ViT 'vit_bas_patch16_224': did you mean vit_base_patch16_224, vit_base",
+    "qqq": f"timm has no ViT 'qqq': {LISTS}",
+    "deit_tiny_patch16_224": "'deit_tiny_patch16_224' is of timm's module deit: take one of vision_transformer, "
+    f"plain ViTs: {LISTS}",
+    "vit_base_resnet50_384": "'vit_base_resnet50_384' is of timm's module vision_transformer_hybrid: ",
+    "vit_base_patch16_224_in21k": "timm has renamed 'vit_base_patch16_224_in21k': write "
+    "vit_base_patch16_224.augreg_in21k",
+    "vit_small_patch16_224_dino": "timm has renamed 'vit_small_patch16_224_dino': write vit_small_patch16_224.dino",
+    "vit_base_patch16_224.augreg_in22k": "timm has no weights 'augreg_in22k' of vit_base_patch16_224: it has "
+    "augreg_in21k, ",
+    "test_vit.mine": "timm has no weights 'mine' of test_vit: it has r160_in1k",
+    "test_vit.": "timm has no weights '' of test_vit: it has r160_in1k",
+}
+
+
+@pytest.mark.parametrize(("name", "says"), NO_NAMES.items())
+def test_a_name_that_is_no_vit_says_which_is_near(auto: Images, name: str, says: str) -> None:
+    """The same wherever it is used: as a model, and by `vitquant check` and `prepare`."""
+    messages = []
+    for use in (lambda: ViTClassifier(name, 64, 5), lambda: preprocessing(name, auto)):
+        with pytest.raises(VitquantError) as error:
+            use()
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"model.name: {says}")
+    assert "\n" not in messages[0]
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

@@ -1,10 +1,12 @@
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from timm.layers import SwiGLU
+from timm.layers import Attention, DiffAttention, SwiGLU
+from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, ResPostBlock
 from torch import Tensor, nn
 
 from vitquant import artifact
@@ -140,22 +142,33 @@ def test_plain_blocks_are_taken(name: str) -> None:
     smoothing.check_blocks(Model(name))
 
 
+class Gated(Attention):
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, gated=True, **options)
+
+
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("options", "why"),
     [
-        ("test_vit", {"qk_norm": True}),
-        ("test_vit", {"mlp_layer": SwiGLU}),
-        ("test_vit", {"qkv_bias": False}),
-        ("test_vit", {"act_layer": nn.SiLU}),
-        ("test_vit", {"scale_mlp_norm": True}),
-        ("test_vit", {"scale_attn_norm": True}),
-        ("vit_small_patch16_18x2_224", {}),  # two attentions side by side
+        ({"qk_norm": True}, "attn.q_norm is of type LayerNorm"),
+        ({"mlp_layer": SwiGLU}, "mlp.fc1 is missing"),
+        ({"qkv_bias": False}, "attn.qkv has no bias"),
+        ({"act_layer": nn.SiLU}, "mlp.act is of type SiLU"),
+        ({"act_layer": "gelu_tanh"}, "mlp.act is of type GELUTanh"),
+        ({"act_layer": partial(nn.GELU, approximate="tanh")}, "mlp.act is GELU's tanh approximation"),
+        ({"scale_mlp_norm": True}, "mlp.norm is of type LayerNorm"),
+        ({"scale_attn_norm": True}, "attn.norm is of type LayerNorm"),
+        ({"attn_layer": DiffAttention}, "attn is of type DiffAttention"),
+        ({"attn_layer": Gated}, "attn has a gate"),
+        ({"block_fn": ResPostBlock}, "it is of type ResPostBlock"),
+        ({"block_fn": ParallelThingsBlock}, "it is of type ParallelThingsBlock"),
+        ({"block_fn": ParallelScalingBlock}, "it is of type ParallelScalingBlock"),
     ],
     ids=str,
 )
-def test_other_blocks_are_refused_by_name(name: str, options: dict) -> None:
-    with pytest.raises(UnsupportedError, match="block 0 of this model is not one"):
-        smoothing.check_blocks(Model(name, **options))
+def test_other_blocks_are_refused_and_their_oddity_named(options: dict, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"block 0 of this model is not one: {why}$"):
+        smoothing.check_blocks(Model("test_vit", **options))
 
 
 def test_the_block_refused_is_named() -> None:

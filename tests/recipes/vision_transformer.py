@@ -1,10 +1,11 @@
-"""A ViT of two blocks, a third of test_vit: what takes a compiler long takes as little as it can.
+"""ViTs of two blocks, a third of test_vit: what takes a compiler long takes as little as it can.
 
-timm knows it wherever this module is imported, as a ViT, by the module's name.
+timm knows them wherever this module is imported, as ViTs, by the module's name.
 """
 
 import timm
 from timm.models import register_model
+from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, RmsNorm
 from torch import nn
 
 BLOCKS = 2
@@ -14,3 +15,16 @@ BLOCKS = 2
 def vit_of_two_blocks(pretrained: bool = False, **options: object) -> nn.Module:
     """test_vit, but for its depth."""
     return timm.models.vision_transformer.test_vit(pretrained, depth=BLOCKS, **options)
+
+
+@register_model
+def vit_of_parallel_things(pretrained: bool = False, **options: object) -> nn.Module:
+    """Two attentions beside each other, then two MLPs: as vit_small_patch16_18x2_224."""
+    return vit_of_two_blocks(pretrained, block_fn=ParallelThingsBlock, **options)
+
+
+@register_model
+def vit_of_attention_beside_mlp(pretrained: bool = False, **options: object) -> nn.Module:
+    """Attention and MLP beside each other, from one layer without a bias: as vit_base_patch16_xp_224."""
+    own = {"block_fn": ParallelScalingBlock, "norm_layer": RmsNorm, "qkv_bias": False, "qk_norm": True}
+    return vit_of_two_blocks(pretrained, **own, **options)

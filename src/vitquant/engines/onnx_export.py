@@ -8,11 +8,13 @@ from typing import Any
 import onnx
 import torch
 
-from vitquant.artifact import Artifact
+from vitquant.artifact import WEIGHTS_FILE, Artifact
+from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 20  # the first with GELU as one operator
+LARGEST = 2**31 - 2**24  # bytes of weights: a file holds 2 GiB, and the graph takes its part
 
 
 def export(fp32: Artifact, file: Path) -> None:
@@ -20,10 +22,17 @@ def export(fp32: Artifact, file: Path) -> None:
 
     The graph maps `images`, float32 (N, 3, H, W), to `logits`, float32 (N, C). It holds the weights, and no trace
     of where it was made, so that the same weights give the same file.
+
+    Raises:
+        UnsupportedError: the weights are too large for one file.
     """
+    size = (fp32.path / WEIGHTS_FILE).stat().st_size
+    if size > LARGEST:
+        raise UnsupportedError(f"an ONNX file holds 2 GiB at most, and this model's weights are {size / 2**30:.2f} GiB")
     model = load_model(fp32)
-    for block in model.backbone.blocks:
-        block.attn.fused_attn = False  # attention as plain MatMul and Softmax, which every engine knows and fuses
+    for part in model.backbone.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False  # attention as plain MatMul and Softmax, which every engine knows and fuses
     side = fp32.spec.preprocessing.crop
     example = torch.zeros(2, 3, side, side)  # 2: an example of 1 would fix the batch dimension
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

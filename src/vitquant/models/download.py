@@ -56,15 +56,14 @@ def _save_timm_weights(name: str, target: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
-    base = name.partition(".")[0]
-    published = timm.list_models(f"{base}.*", module="vision_transformer", pretrained=True)
-    if not published:
+    from vitquant.models.names import MODULE, check_name
+
+    check_name(name)
+    if not timm.models.is_model_pretrained(name):
         raise VitquantError(
-            f"model.name: timm publishes no weights for a ViT {base!r}; `timm.list_pretrained('vit_*')` lists them"
+            f"model.name: timm publishes no weights of {name!r}: take one that "
+            f"`timm.list_models(module={MODULE!r}, pretrained=True)` lists, or model.source: random for speed alone"
         )
-    if name not in (base, *published):
-        shown = ", ".join(published[:4]) + (", …" if len(published) > 4 else "")  # noqa: PLR2004
-        raise VitquantError(f"model.name: timm publishes no weights {name!r}; it has {shown}")
     print(f"fetch: {name} through timm", file=sys.stderr)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

@@ -1,5 +1,6 @@
 """The classifier under study: a timm ViT, and one linear head over its tokens."""
 
+import math
 from typing import Any
 
 import timm
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
+from vitquant.models.names import check_name
 from vitquant.params import Images
 
 
@@ -20,7 +22,7 @@ class ViTClassifier(nn.Module):
         classes: number of classes C.
 
     Raises:
-        VitquantError: timm has no such ViT.
+        VitquantError: timm has no such ViT, or it has no class token.
     """
 
     def __init__(self, name: str, image_size: int, classes: int) -> None:
@@ -40,10 +42,17 @@ class ViTClassifier(nn.Module):
         return logits
 
 
-def create_backbone(name: str, image_size: int) -> Any:
-    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads."""
-    _check_name(name)
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
+def create_backbone(name: str, image_size: int, **options: Any) -> Any:
+    """The timm ViT `name` for square images of `image_size` pixels, without its classifier; never downloads.
+
+    Args:
+        options: further ones of timm's.
+
+    Raises:
+        VitquantError: timm has no such ViT, or it has no class token.
+    """
+    check_name(name)
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
     if backbone.cls_token is None:
         raise VitquantError(f"model.name: {name!r} has no class token, which the linear head reads")
     return backbone
@@ -52,30 +61,25 @@ def create_backbone(name: str, image_size: int) -> Any:
 def preprocessing(name: str, images: Images) -> Preprocessing:
     """How images become the input: as `images` says, and where that says auto, as the architecture expects.
 
+    A size to resize to belongs to a crop mode: one of the person's own is the shorter side's, the configuration's what
+    its mode says.
+
     Raises:
-        VitquantError: the crop does not divide into the architecture's patches, or exceeds the resized image.
+        VitquantError: timm has no such ViT, the crop does not divide into its patches, or exceeds the resized image.
     """
-    config = _config(name)
+    check_name(name)
+    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
     crop = config.input_size[-1] if images.crop == "auto" else images.crop
-    resize = round(crop / config.crop_pct) if images.resize == "auto" else images.resize
+    if images.resize == "auto":
+        resize, crop_mode = math.floor(crop / config.crop_pct), config.crop_mode
+    else:
+        resize, crop_mode = images.resize, "center"
     interpolation = config.interpolation if images.interpolation == "auto" else images.interpolation
     if crop > resize:
         raise VitquantError(f"data.crop: {crop} pixels do not fit into the resized image's {resize}")
-    with torch.device("meta"):  # no memory for the weights
-        patch = create_backbone(name, crop).patch_embed.patch_size[0]
+    with torch.device("meta"):  # no memory for the weights, nor time
+        patch = create_backbone(name, crop, weight_init="skip").patch_embed.patch_size[0]
     if crop % patch:
         raise VitquantError(f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each")
     mean, std = list(config.mean), list(config.std)
-    return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std)
-
-
-def _check_name(name: str) -> None:
-    if not timm.models.is_model_in_modules(name.partition(".")[0], {"vision_transformer"}):
-        raise VitquantError(f"model.name: timm has no ViT {name!r}; `timm.list_models('vit_*')` lists those it has")
-
-
-def _config(name: str) -> Any:
-    _check_name(name)
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    assert config is not None
-    return config
+    return Preprocessing(resize=resize, crop=crop, crop_mode=crop_mode, interpolation=interpolation, mean=mean, std=std)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vitquant.errors import UnsupportedError
@@ -18,6 +20,20 @@ from vitquant.quantization.observe import Inputs, observe
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+PLAIN = {  # the parts of a block, and what they are; timm has Identity, or nothing, where there is no norm
+    "norm1": nn.LayerNorm,
+    "attn": Attention,
+    "attn.qkv": nn.Linear,
+    "attn.q_norm": nn.Identity,
+    "attn.k_norm": nn.Identity,
+    "attn.norm": nn.Identity,
+    "attn.proj": nn.Linear,
+    "norm2": nn.LayerNorm,
+    "mlp.fc1": nn.Linear,
+    "mlp.act": nn.GELU,
+    "mlp.norm": nn.Identity,
+    "mlp.fc2": nn.Linear,
+}
 BATCH = 8  # calibration images at once
 GPTQ_NOISE = 0.03  # of GPTQ's weights relative to nearest rounding's: variance in the sample study's logits, measured
 SMALLEST = 1e-5  # of a channel's range, so that a dead channel has a scale
@@ -130,25 +146,29 @@ def check_blocks(model: nn.Module) -> None:
     """See that every block is the plain one: LayerNorm, qkv, softmax attention, proj, LayerNorm, fc1, GELU, fc2.
 
     Raises:
-        UnsupportedError: a block has something else, e.g. a gated MLP or normalised queries.
+        UnsupportedError: a block has something else, e.g. a gated MLP, normalised queries, or two attentions in
+            parallel; the message says what.
     """
     backbone: Any = model.backbone
     for index, block in enumerate(backbone.blocks):
-        attention: Any = getattr(block, "attn", None)
-        mlp: Any = getattr(block, "mlp", None)
-        plain = (
-            isinstance(getattr(block, "norm1", None), nn.LayerNorm)
-            and isinstance(getattr(block, "norm2", None), nn.LayerNorm)
-            and isinstance(getattr(attention, "qkv", None), nn.Linear)
-            and attention.qkv.bias is not None
-            and all(isinstance(getattr(attention, part, nn.Identity()), nn.Identity) for part in ("q_norm", "k_norm"))
-            and isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity)
-            and getattr(attention, "gate", None) is None
-            and isinstance(getattr(mlp, "fc1", None), nn.Linear)
-            and isinstance(getattr(mlp, "act", None), nn.GELU)
-            and mlp.act.approximate == "none"
-            and isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity)
-            and isinstance(getattr(mlp, "fc2", None), nn.Linear)
-        )
-        if not plain:
-            raise UnsupportedError(f"smoothing is for plain ViT blocks, and block {index} of this model is not one")
+        oddity = _oddity(block)
+        if oddity:
+            raise UnsupportedError(
+                f"smoothing is for plain ViT blocks, and block {index} of this model is not one: {oddity}"
+            )
+
+
+def _oddity(block: Any) -> str:
+    """The first thing in which a block differs from the plain one; empty where nothing does."""
+    if not isinstance(block, Block):
+        return f"it is of type {type(block).__name__}"
+    parts: dict[str, Any] = dict(block.named_modules())
+    for name, kind in PLAIN.items():
+        part = parts.get(name)
+        if not isinstance(part, kind) and not (part is None and kind is nn.Identity):
+            return f"{name} is {'missing' if part is None else f'of type {type(part).__name__}'}"
+    if parts["attn.qkv"].bias is None:
+        return "attn.qkv has no bias"
+    if parts["mlp.act"].approximate != "none":
+        return f"mlp.act is GELU's {parts['mlp.act'].approximate} approximation"
+    return "attn has a gate" if getattr(parts["attn"], "gate", None) is not None else ""
