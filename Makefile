@@ -4,6 +4,14 @@ UV_VERSION := 0.13.9
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+# What people set reaches the shell as an environment variable, unexpanded, so that no part of it runs as a command.
+override export BASE := $(value BASE)
+override export BENCH := $(or $(value BENCH),dvc repro benchmark_cuda)
+override export DOCKER := $(or $(value DOCKER),docker)
+override export DOCKER_USER := $(value DOCKER_USER)
+override export REV := $(value REV)
+override export SET := $(value SET)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro repro-full diff test lint dependencies clean docker-build docker-test docker-bench
 
@@ -16,6 +24,9 @@ $(VENV)/.ready: pyproject.toml uv.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(VENV)/bin/uv sync --frozen --compile-bytecode
+	@# DVC's own choice is a folder that all users share and that holds pickles
+	@if [ -n "$$HOME" ]; then own="$${VITQUANT_CACHE:-$$HOME/.cache/vitquant}" && mkdir -p -m 700 "$$own" && \
+		$(VENV)/bin/dvc config --quiet --local core.site_cache_dir "$$own/dvc"; fi
 	@touch $@
 
 repro: setup ## run the study, or what has changed of it, and print the result
@@ -26,10 +37,11 @@ repro: setup ## run the study, or what has changed of it, and print the result
 	@vitquant summary --readme README.md
 
 repro-full: setup ## run the seed report's study as an experiment (downloads 600 MB; SET="key=value …" changes it)
-	@vitquant experiment studies/tiny-imagenet.yaml $(foreach change,$(SET),--set '$(change)')
+	@set -f; for change in $$SET; do set -- "$$@" --set "$$change"; done; \
+		vitquant experiment studies/tiny-imagenet.yaml "$$@"
 
 diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD~1)
-	@vitquant diff $(REV)
+	@vitquant diff $${REV:+-- "$$REV"}
 
 test: setup ## run the tests, a file in each of up to four processes
 	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -45,26 +57,27 @@ dependencies: setup ## make the links to the code that each stage of dvc.yaml de
 	@python dependencies/update.py
 
 # Containers: DOCKER may be buildah, to build; BASE another base image. docs/gpu-hosts.md says what GPUs need.
-DOCKER ?= docker
-BENCH ?= dvc repro benchmark_cuda
-DOCKER_USER ?= $(shell id -u):$(shell id -g)
+# BENCH and DOCKER are a program and its arguments, with spaces between. A container gets no capability; history it only
+# reads, and so it plants no hook that the host would run.
 TERMINAL := $$(test -t 0 && echo --interactive --tty) # so that Ctrl-C reaches all that runs inside
+RUN := set -f; $$DOCKER run --rm $(TERMINAL) --shm-size 2g --cap-drop ALL --security-opt no-new-privileges
 
 docker-build: ## make the container image (DOCKER=buildah, BASE=image)
-	@docker/check.sh build $(DOCKER)
-	$(DOCKER) build $(if $(findstring buildah,$(DOCKER)),--layers) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	@set -f; docker/check.sh build $$DOCKER
+	set -f; $$DOCKER build $(if $(findstring buildah,$(DOCKER)),--layers) $${BASE:+--build-arg "BASE=$$BASE"} \
 		--file docker/Dockerfile --tag vitquant .
 
 docker-test: ## run the tests in the container
-	@docker/check.sh run $(DOCKER)
+	@set -f; docker/check.sh run $$DOCKER
 	@$(MAKE) --no-print-directory docker-build
-	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g vitquant pytest -p no:cacheprovider
+	$(RUN) vitquant pytest -p no:cacheprovider
 
 docker-bench: ## run the CUDA benchmark in the container, on this checkout: results/cuda
-	@docker/check.sh gpu $(DOCKER)
+	@set -f; docker/check.sh gpu $$DOCKER
 	@$(MAKE) --no-print-directory docker-build
-	$(DOCKER) run --rm $(TERMINAL) --shm-size 2g --security-opt label=disable --hostname "$$(uname -n)" --gpus all \
-		--user $(DOCKER_USER) --volume "$(CURDIR):/vitquant" vitquant docker/bench.sh $(BENCH)
+	$(RUN) --security-opt label=disable --hostname "$$(uname -n)" --gpus all \
+		--user "$${DOCKER_USER:-$$(id -u):$$(id -g)}" --volume "$$PWD:/vitquant" --volume "$$PWD/.git:/vitquant/.git:ro" \
+		vitquant docker/bench.sh $$BENCH
 
 clean: ## delete the environment, and all data, models and caches; results in git stay
 	rm -rf $(VENV) .dvc/cache .dvc/tmp data/raw data/processed data/.*.partial models results/predictions \

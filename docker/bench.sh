@@ -7,4 +7,5 @@ for path in ./ ./.dvc ./data ./models ./results ./results/cuda ./dvc.lock; do
         exit 2
     fi
 done
+export DVC_SITE_CACHE_DIR="$PWD/.dvc/tmp/site" # the host's .dvc/config.local names a folder that is not in here
 exec "$@"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from vitquant.report import gpu_section, readme
 from vitquant.report.compare import compare
 
 REPOSITORY = Path(__file__).parents[2]
+EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's name of the empty tree
+AUTHOR = os.environ | {
+    f"GIT_{who}_{what}": "t@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
 
 
 @pytest.fixture
@@ -81,8 +86,17 @@ def test_the_command(metrics: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "No value differs." in diff("HEAD", "HEAD").stdout
     missing = diff("nowhere")
     assert missing.exit_code == 1
-    assert missing.stderr.startswith("Error: nowhere: results/metrics.json cannot be read from that commit")
+    assert missing.stderr.startswith("Error: nowhere: git knows no such commit here: name another")
     assert missing.stderr.count("\n") == 1
+    for option in ("--output=x", "--all", "HEAD --output=x", "-"):
+        refused = diff("--", option)
+        assert refused.exit_code == 1
+        assert refused.stderr == f"Error: {option}: git knows no such commit here: name another, such as HEAD~1\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "results"]
+    without = diff(
+        subprocess.check_output(["git", "commit-tree", "-m", "no results", EMPTY], env=AUTHOR, text=True).strip()
+    )
+    assert "results/metrics.json cannot be read from that commit: fatal: " in without.stderr
 
 
 def test_the_readme_is_in_step_with_the_results() -> None:

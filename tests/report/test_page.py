@@ -1,5 +1,6 @@
 """The page in a browser, Debian's Chromium: it is whole, needs no network, and shows the numbers of the JSON."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from selenium.webdriver.common.by import By
 
 from vitquant import files
 from vitquant.data.prepared import Prepared
+from vitquant.measure import accuracy
 from vitquant.params import Params
 from vitquant.report import build
 
@@ -144,6 +146,46 @@ def test_light_and_dark_are_legible(browser: webdriver.Chrome, results: Path) ->
         for color in colors - {"rgba(0, 0, 0, 0)"}:
             light, dark = sorted((luminance(color), behind), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, color)
+
+
+def test_no_script_runs_that_someone_put_into_a_name_or_a_reason(
+    browser: webdriver.Chrome, params: Params, prepared: Prepared, tmp_path: Path
+) -> None:
+    attack = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
+    inputs = handmade.stages(prepared, tmp_path / "stages")
+    benchmark = files.read_json(inputs.benchmark)
+    benchmark["environment"]["cpu"] = attack
+    files.write_json(inputs.benchmark, benchmark)
+    shutil.copytree(prepared.path, tmp_path / "data")
+    files.write_json(tmp_path / "data/classes.json", [f"{index} {attack}" for index in range(6)])
+    svg = '<svg width="1" height="1" viewBox="0 0 1 1"><script>document.title="run"</script></svg>'
+    (tmp_path / "evil.svg").write_text(svg)
+    results_of_int8 = inputs.accuracy / "dynamic-int8.json", inputs.predictions / "dynamic-int8.npz"
+    accuracy.write_unavailable("dynamic-int8", handmade.INT8, "![an image](../evil.png)", *results_of_int8)
+    inputs = dataclasses.replace(inputs, data=tmp_path / "data")
+    build.report(params.model_copy(update={"study": attack}), inputs, tmp_path / "out")
+    browser.get((tmp_path / "out/report.html").as_uri())
+    assert browser.title == f"{attack}: FP32 against INT8"
+    assert not browser.find_elements(By.CSS_SELECTOR, "img, script")
+    assert attack in browser.find_element(By.TAG_NAME, "h1").text
+    assert browser.get_log("browser") == []
+
+
+def test_the_pages_policy_stops_what_would_get_through(
+    browser: webdriver.Chrome, results: Path, tmp_path: Path
+) -> None:
+    """A script, a handler, an image and a frame, put into the page by hand."""
+    attack = (
+        "<script>document.title='run'</script><img src='http://127.0.0.1:1/x' onerror=\"document.title='run'\">"
+        "<svg onload=\"document.title='run'\"></svg><iframe src='http://127.0.0.1:1/y'></iframe>"
+    )
+    page = tmp_path / "report.html"
+    page.write_text((results / "report.html").read_text().replace("</main>", f"{attack}</main>"))
+    browser.get(page.as_uri())
+    assert browser.title == "mini: FP32 against INT8"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "img, script, iframe")) == 3
+    refused = [entry["message"] for entry in browser.get_log("browser")]
+    assert len([message for message in refused if "Content Security Policy" in message]) >= 4
 
 
 def requests(browser: webdriver.Chrome, page: str) -> list[str]:

@@ -10,6 +10,7 @@ from vitquant.report.tables import batch_sizes
 from vitquant.report.text import (
     bracket,
     code,
+    escape,
     estimate,
     faster_or_slower,
     listing,
@@ -108,7 +109,7 @@ def _against_bfloat(recipe: dict[str, Any], size: int) -> str:
 
 def _accuracy(name: str, recipe: dict[str, Any], images: int) -> str:
     if "top1_delta_pp" not in recipe:
-        return f"{code(name)}: not measured, {recipe.get('unavailable', {}).get('accuracy', 'see below')}."
+        return f"{code(name)}: not measured, {escape(recipe.get('unavailable', {}).get('accuracy', 'see below'))}."
     low, high = recipe["top1_delta_ci95_pp"]
     return (
         f"{code(name)} differs in top-1 by {estimate(recipe, 'top1_delta_pp', '+.2f')} pp: {loss_or_gain(low, high)} "

@@ -1,5 +1,6 @@
 """The report: metrics.json and its neighbours, the figures, report.md from template.md, and report.html from that."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -47,11 +48,12 @@ def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
     with files.atomic(out / "plots") as partial:
         for name, rows in metrics.plots(content.metrics).items():
             files.write_json(partial / f"{name}.json", rows)
-    text = markdown(params, content, figures.draw(drawings(content), out / "figures"))
+    drawn = figures.draw(drawings(content), out / "figures")
+    text = markdown(params, content, drawn)
     with files.atomic(out / "report.md") as partial:
         partial.write_text(text, "utf-8")
     with files.atomic(out / "report.html") as partial:
-        partial.write_text(page.page(text, out), "utf-8")
+        partial.write_text(page.page(text, out, [figure.name for figure in drawn]), "utf-8")
 
 
 def read(params: Params, inputs: metrics.Inputs) -> Content:
@@ -109,7 +111,7 @@ def _values(params: Params, content: Content, drawn: Sequence[figures.Drawn]) ->
         "latency_table": tables.latency(joined),
         "memory_table": tables.memory(joined),
         "cpu": escape(environment["cpu"]),
-        "threads": environment["threads"],
+        "threads": escape(environment["threads"]),
         "accuracy_device": prose.accuracy_device(joined),
         "environment_table": tables.environment(environment),
         "evaluate_batch": params.evaluate.batch_size,
@@ -122,7 +124,12 @@ def _values(params: Params, content: Content, drawn: Sequence[figures.Drawn]) ->
         "widest_accuracy": f"{claims.WIDEST_ACCURACY:g}",
         "exact": f"{claims.EXACT:g}",
         "steady": f"{claims.STEADY_CV:g}",
-        "checkout": commit.partition("+")[0],
+        "checkout": _hexadecimal(commit.partition("+")[0]),
         "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",
         "limits": prose.limits(joined),
     }
+
+
+def _hexadecimal(commit: str) -> str:
+    """The commit, for a line that people paste into a shell; nothing else may stand there."""
+    return commit if re.fullmatch("[0-9a-f]{7,64}", commit) else "unknown"

@@ -271,9 +271,9 @@ def _setup(metrics: dict[str, Any], cuda: dict[str, Any]) -> Iterator[Finding]:
         REPRODUCED if t4 else UNMEASURED, "the same kind of GPU" if t4 else "no T4 was at hand",
     )  # fmt: skip
     elsewhere = "a fact of the seed report's own machine"
-    memory = f"{environment.get('memory_gb', MISSING)} GB"
+    memory = f"{escape(environment.get('memory_gb', MISSING))} GB"
     yield Finding("main memory", "32 GB", memory, UNMEASURED, elsewhere)
-    processor = f"{environment.get('cores', MISSING)} cores, {escape(environment.get('cpu', ''))}"
+    processor = f"{escape(environment.get('cores', MISSING))} cores, {escape(environment.get('cpu', ''))}"
     yield Finding("CPU", "Intel Xeon, 8 cores", processor, UNMEASURED, elsewhere)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitquant.errors import VitquantError
 from vitquant.report.consistency import MACHINE
+from vitquant.report.metrics import checked
 from vitquant.report.tables import batch_sizes, table
 from vitquant.report.text import MISSING, escape
 
@@ -18,21 +19,25 @@ def at(revision: str) -> dict[str, Any]:
     """metrics.json as it was committed in `revision`.
 
     Raises:
-        VitquantError: there is no such commit, or it has no such file.
+        VitquantError: there is no such commit, or it has no such file, or none of a study.
     """
-    result = subprocess.run(
-        ["git", "show", f"{revision}:{METRICS}", "--"], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").stdout.strip()
+    if not commit:
+        raise VitquantError(f"{revision}: git knows no such commit here: name another, such as HEAD~1")
+    result = _git("show", f"{commit}:{METRICS}")
     if result.returncode:
-        raise VitquantError(
-            f"{revision}: {METRICS} cannot be read from that commit: {result.stderr.strip().splitlines()[0]}"
-        )
+        said = (result.stderr.strip().splitlines() or ["no message"])[0]
+        raise VitquantError(f"{revision}: {METRICS} cannot be read from that commit: {said}")
+    name = f"{revision}: {METRICS} of that commit"
     try:
-        content: dict[str, Any] = json.loads(result.stdout)
-        _ = content["recipes"]["fp32"], content["study"], content["environment"]
-    except (ValueError, KeyError, TypeError):
-        raise VitquantError(f"{revision}: {METRICS} of that commit is not a study's: name another commit") from None
-    return content
+        content = json.loads(result.stdout)
+    except ValueError as error:
+        raise VitquantError(f"{name} is not valid JSON ({error}): name another commit") from None
+    return checked(content, name, "name another commit")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
 
 
 def compare(before: dict[str, Any], after: dict[str, Any], names: tuple[str, str]) -> str:
@@ -66,7 +71,7 @@ def _warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for key, value in before["study"].items():
         if after["study"].get(key) != value:
             warnings.append(
-                f"**Another study**: {key} was {escape(value)}, is {escape(after['study'].get(key, MISSING))}."
+                f"**Another study**: {escape(key)} was {escape(value)}, is {escape(after['study'].get(key, MISSING))}."
             )
     old, new = before["environment"], after["environment"]
     for key in (*MACHINE, "threads"):

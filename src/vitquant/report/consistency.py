@@ -1,16 +1,64 @@
-"""Refusing results that do not belong together: of two machines, or of two versions of an artifact or of the data."""
+"""Refusing results that do not belong together: of two machines, or of two versions of an artifact or of the data.
+
+Those that are no results at all are refused too, for they may come from somebody else.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from vitquant.errors import VitquantError
 from vitquant.measure import statistics
+from vitquant.params import describe
 
 MACHINE = ("host", "cpu", "cores", "torch")  # what must be the same in every result of a run
 MEND = "run `dvc repro`"
+Interval = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+
+
+class _Facts(BaseModel):
+    """What was studied."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    model: str
+    data: str
+    eval_images: NonNegativeInt
+    classes: NonNegativeInt
+
+
+class _Recipe(BaseModel):
+    """A recipe's results: beside these, numbers and their intervals."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, FiniteFloat | Interval] = Field(init=False)
+
+    traits: dict[str, Any] = {}
+    unavailable: dict[str, str] = {}
+    accuracy_device: Literal["cpu", "cuda"] = "cpu"
+
+
+class _Study(BaseModel):
+    """The content of metrics.json, or a study in a GPU's file."""
+
+    model_config = ConfigDict(strict=True)
+
+    study: _Facts
+    environment: dict[str, Any]
+    recipes: dict[str, _Recipe]
+    profile: dict[str, dict[str, FiniteFloat]] = {}
+
+
+def check_form(study: Any) -> None:
+    """Raise VitquantError, which names the key, where a study's results hold what the report cannot print."""
+    try:
+        _Study.model_validate(study)
+    except ValidationError as error:
+        raise VitquantError(describe(error, study)) from None
 
 
 def check_machines(environments: dict[Path, dict[str, Any]]) -> None:

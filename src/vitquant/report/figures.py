@@ -137,8 +137,12 @@ def _accuracy_difference(metrics: dict[str, Any]) -> Figure:
 
 
 def _latency(benchmark: dict[str, Any]) -> Figure:
-    """Every timed pass as a dot, and the quartiles as a box; a panel per batch size."""
-    recipes = {name: recipe["latency_ms"] for name, recipe in benchmark["recipes"].items() if "latency_ms" in recipe}
+    """Every timed pass as a dot, and the quartiles as a box; a panel per batch size, without what was too slow."""
+    recipes = {
+        name: recipe["latency_ms"]
+        for name, recipe in benchmark["recipes"].items()
+        if "latency_ms" in recipe and "slow" not in recipe
+    }
     sizes = list(recipes["fp32"])
     figure = Figure(figsize=(WIDTH, 1.0 + (0.6 + 0.3 * len(recipes)) * len(sizes)), layout="constrained")
     panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]

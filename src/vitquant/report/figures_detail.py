@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vitquant.errors import printable
 from vitquant.report.claims import MEMORY_CHANGE, SIZE_CHANGE
 from vitquant.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, WIDTH, note, spread
 from vitquant.report.tables import batch_sizes
@@ -145,4 +146,5 @@ def contact_sheet(details: dict[str, Any], images: NDArray[np.uint8] | None) -> 
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= 18 else f"{name[:17]}…"  # noqa: PLR2004

@@ -6,6 +6,7 @@ from typing import Any
 from vitquant import files, traits
 from vitquant.errors import VitquantError
 from vitquant.measure.estimates import HALVES, Half, half_reference
+from vitquant.report.consistency import check_form
 from vitquant.report.tables import batch_sizes, table, unavailable
 from vitquant.report.text import (
     code,
@@ -28,8 +29,9 @@ ENVIRONMENT = {  # what of it is told in a line
     "temperature_c": "{} °C",
     "throttling": "throttled by {}",
     "torch": "PyTorch {}",
-    "git_commit": "commit {:.12}",
+    "git_commit": "commit {}",
 }
+COMMIT = 12  # digits of a commit that are told
 UNDECIDED = "no interval"
 EIGHT = 8  # bits
 WORDS = {
@@ -45,7 +47,8 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of every file in `folder` by its name; none where there is no folder.
 
     Raises:
-        VitquantError: a file is not JSON, lacks a key, or two files are about the same device.
+        VitquantError: a file is not JSON, lacks a key, has a value of another kind, or two files are about the same
+            device.
     """
     contents = {file.name: files.read_json(file) for file in sorted(folder.glob("*.json"))}
     seen: dict[str, str] = {}
@@ -54,6 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
             device = str(content["device"])
             for study in content["studies"].values():
                 _ = study["study"]["eval_images"], study["environment"]
+                check_form(study)
                 for recipe in study["recipes"].values():
                     traits.of(recipe)
         except (KeyError, TypeError, AttributeError, VitquantError) as error:
@@ -85,6 +89,7 @@ def section(contents: dict[str, Any]) -> str:
 
 def _study(device: str, name: str, study: Study) -> list[str]:
     facts, environment = study["study"], study["environment"]
+    environment = {**environment, "git_commit": str(environment.get("git_commit") or "")[:COMMIT]}
     where = ", ".join(form.format(_told(environment[key])) for key, form in ENVIRONMENT.items() if environment.get(key))
     parts = [
         f"### {escape(device)}: {escape(name)}",

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitquant import files, traits
+from vitquant import files, traits, zips
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure.estimates import paired_accuracy, speed_and_size, study
 from vitquant.params import BASELINE, Params
-from vitquant.report.consistency import check_artifact, check_machines, check_predictions
+from vitquant.report.consistency import check_artifact, check_form, check_machines, check_predictions
 from vitquant.report.tables import batch_sizes
 from vitquant.report.text import interval_key
 
@@ -76,6 +76,8 @@ def join(params: Params, inputs: Inputs, logits: Mapping[str, NDArray[np.float32
             unavailable["benchmark"] = speed["unavailable"]
         else:
             recipe.update(speed_and_size(name, benchmark["recipes"], params.report))
+            if "slow" in speed:
+                unavailable["all but the first batches"] = speed["slow"]
         recipes[name] = {**recipe, **({"unavailable": unavailable} if unavailable else {})}
     check_machines(environments)
     return {
@@ -91,11 +93,29 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         VitquantError: missing, unreadable, or not of a study.
     """
-    content = files.read_json(path)
+    return checked(files.read_json(path), str(path), "make it again with `dvc repro`")
+
+
+def checked(content: Any, name: str, mend: str) -> dict[str, Any]:
+    """`content`, if it is metrics.json's.
+
+    Args:
+        name: what the message calls it.
+        mend: what the message says to do.
+
+    Raises:
+        VitquantError: it is not of a study, or has a value of another kind.
+    """
     try:
         _ = content["recipes"][BASELINE].keys(), content["study"]["eval_images"], content["environment"]
     except (KeyError, TypeError, AttributeError):
-        raise VitquantError(f"{path} is not of a study: make it again with `dvc repro`") from None
+        raise VitquantError(f"{name} is not of a study: {mend}") from None
+    try:
+        check_form(content)
+    except VitquantError as error:
+        raise VitquantError(f"{name}: {error}: {mend}") from None
+    if not batch_sizes({"recipes": {BASELINE: content["recipes"][BASELINE]}}):
+        raise VitquantError(f"{name}: recipes.{BASELINE} was not timed: {mend}")
     return dict(content)
 
 
@@ -139,6 +159,7 @@ def read_logits(params: Params, folder: Path) -> dict[str, NDArray[np.float32]]:
 def _read_logits(path: Path) -> NDArray[np.float32]:
     try:
         with np.load(path) as content:
+            zips.check(content.zip.getinfo("logits.npy"), path.stat().st_size)  # it is stored, not compressed
             return np.asarray(content["logits"], dtype=np.float32)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise VitquantError(f"{path} cannot be read ({error}): run `dvc repro`") from None
+    except Exception as error:  # NumPy, zipfile and Python's parser, which reads the header, raise any
+        raise VitquantError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): run `dvc repro`") from None

@@ -1,6 +1,7 @@
 """report.html: the Markdown report as one self-contained page, its figures inline, for light and dark screens."""
 
 import re
+from collections.abc import Collection
 from html import escape
 from importlib import resources
 from itertools import pairwise
@@ -22,8 +23,14 @@ THEMED = {  # a figure's colours become the page's, which differ between light a
 }
 
 
-def page(markdown: str, folder: Path) -> str:
-    """The page. Images that `markdown` names lie below `folder`, an SVG beside each PNG."""
+def page(markdown: str, folder: Path, drawn: Collection[str]) -> str:
+    """The page: it runs nothing and loads nothing, whatever `markdown` says.
+
+    Args:
+        folder: where the figures lie, `figures/<name>.svg` of each.
+        drawn: the names of the figures; what else `markdown` shows as an image becomes its description.
+    """
+    shown = {f"figures/{name}.png": folder / "figures" / f"{name}.svg" for name in drawn}
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     titles = []
@@ -32,7 +39,9 @@ def page(markdown: str, folder: Path) -> str:
             titles.append((token.tag, _plain(following), _slug(following.content)))
             token.attrSet("id", titles[-1][2])
         for image in [child for child in token.children or [] if child.type == "image"]:
-            image.type, image.content = "html_inline", _figure(image, folder)
+            figure = shown.get(str(image.attrGet("src")))
+            image.type = "html_inline" if figure else "text"
+            image.content = _figure(image, figure) if figure else _plain(image)
     body = parser.renderer.render(tokens, parser.options, {})
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
     files = resources.files("vitquant.report")
@@ -48,10 +57,9 @@ def _plain(inline: Token) -> str:
     return "".join(child.content for child in inline.children or [])
 
 
-def _figure(image: Token, folder: Path) -> str:
+def _figure(image: Token, file: Path) -> str:
     description = escape(_plain(image))
-    file = folder / str(image.attrGet("src"))
-    svg = _inline(file.with_suffix(".svg").read_text("utf-8"), file.stem, description)
+    svg = _inline(file.read_text("utf-8"), file.stem, description)
     return f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{description}</figcaption></figure>'
 
 
@@ -65,7 +73,7 @@ def _inline(svg: str, name: str, description: str) -> str:
         svg = svg.replace(color, themed)
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg).group(1))  # type: ignore[union-attr]  # matplotlib's
     opening = f'<svg role="img" aria-label="{description}" style="min-width: {0.85 * width:.0f}px"'
-    return re.sub(r'<svg( xmlns:xlink="[^"]*")? width="[^"]*" height="[^"]*"', opening, svg.strip(), count=1)
+    return re.sub(r'<svg( xmlns:xlink="[^"]*")? width="[^"]*" height="[^"]*"', lambda _: opening, svg.strip(), count=1)
 
 
 def _slug(title: str) -> str:

@@ -33,7 +33,7 @@ def block(metrics: dict[str, Any], cuda: dict[str, Any]) -> str:
     environment, study = metrics["environment"], metrics["study"]
     return f"""{answer.answer(metrics, cuda)}
 
-{study["eval_images"]:,} validation images, {environment["threads"]} cores of an {escape(environment["cpu"])} \
+{study["eval_images"]:,} validation images, {escape(environment["threads"])} cores of an {escape(environment["cpu"])} \
 ({escape(", ".join(environment["isa"]))}), PyTorch {escape(environment["torch"])}; \
 brackets are 95 % intervals of paired differences and ratios to `fp32`; \
 [the report](results/report.md) says how each number was measured, and audits the claims this study began with.

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal
 
-from vitquant.errors import VitquantError
+from vitquant.errors import VitquantError, printable
 from vitquant.params import BASELINE
 from vitquant.report.tables import batch_sizes
 
@@ -77,7 +77,7 @@ def _text(
     batch: int,
     objective: Objective,
 ) -> str:
-    lines = [f"{name}: the best {objective} of the recipes that lose at most {max_drop:g} pp of top-1"]
+    lines = [f"{printable(name)}: the best {objective} of the recipes that lose at most {max_drop:g} pp of top-1"]
     top1, speed = "", ""
     if name != BASELINE:
         low, high = recipe["top1_delta_ci95_pp"]

@@ -1,10 +1,12 @@
 """The tables of the report, from what metrics.json and its neighbours hold."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
+from vitquant.errors import printable
 from vitquant.report.text import MISSING, code, escape, estimate, value
 
 Row = dict[str, str]
@@ -15,15 +17,14 @@ def summary(metrics: dict[str, Any], style: str = MARKDOWN, marked: str | None =
     """One row per recipe: what it gains and what it costs.
 
     Args:
-        style: a tabulate format; names are escaped in Markdown's.
+        style: a tabulate format; names are escaped in Markdown's, and as a terminal needs it in others.
         marked: the recipe to set in bold.
     """
     sizes = batch_sizes(metrics)
     rows = [_summary_row(name, recipe, sizes) for name, recipe in metrics["recipes"].items()]
     for row in rows:
-        if style == MARKDOWN:
-            bold = "**" if row["recipe"] == marked else ""
-            row["recipe"] = f"{bold}{escape(row['recipe'])}{bold}"
+        bold = "**" if style == MARKDOWN and row["recipe"] == marked else ""
+        row["recipe"] = f"{bold}{escape(row['recipe'])}{bold}" if style == MARKDOWN else printable(row["recipe"])
     return table(rows, style)
 
 
@@ -120,7 +121,7 @@ def unavailable(recipes: dict[str, dict[str, Any]]) -> str:
 def batch_sizes(metrics: dict[str, Any]) -> list[int]:
     """The batch sizes that were timed, ascending."""
     keys = {key for recipe in metrics["recipes"].values() for key in recipe}
-    return sorted(int(key.split("_")[1][1:]) for key in keys if key.startswith("latency_b") and key.endswith("_p50"))
+    return sorted(int(found[1]) for key in keys if (found := re.fullmatch("latency_b([0-9]{1,9})_ms_p50", key)))
 
 
 def table(rows: Iterable[Row], style: str = MARKDOWN, text_columns: int = 1) -> str:

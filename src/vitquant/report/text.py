@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from vitquant.errors import printable
+
 MISSING = "–"
 
 
@@ -56,9 +58,10 @@ def listing(words: Sequence[str]) -> str:
 
 def escape(text: object) -> str:
     """Text that is not ours as Markdown that shows it as it is, on one line, in a table too."""
-    line = " ".join(str(text).split())
+    line = " ".join(printable(text).split())
     line = re.sub(r"([\\`*\[\]<>|~$&#])", r"\\\1", line)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    return re.sub(r"^([0-9]*)([-+.)])(?=[ -]|$)", r"\1\\\2", line)  # what begins a list, or is a rule
 
 
 def code(name: object) -> str:
