@@ -17,7 +17,7 @@ class Server(ThreadingHTTPServer):
 
     "good"; an int, the bytes after which the connection is cut; ("hang", n), silence after n bytes, or before
     the headers where n is None; ("chunked", n), a chunked answer that is cut; "no ranges", "no length", "moved
-    range"; or a status, as a str.
+    range"; "longer range", one that goes on after its end; or a status, as a str.
     """
 
     daemon_threads = True
@@ -71,12 +71,14 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Content-Length": str(len(body))}
         if isinstance(step, tuple) and step[0] == "chunked":
             headers = {"Transfer-Encoding": "chunked"}
-        elif step == "no length":
+        elif step in {"no length", "longer range"}:
             headers = {"Connection": "close"}
         if start:
             first = start - 1 if step == "moved range" else start
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         self.reply(206 if start else 200, headers)
+        if step == "longer range":
+            body += body
         limit = step if isinstance(step, int) else step[1] if isinstance(step, tuple) else len(body)
         self.server.sent.append(len(body[:limit]))  # first: the client may be done before the write returns
         if "Transfer-Encoding" in headers:

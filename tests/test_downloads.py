@@ -269,8 +269,50 @@ def test_a_file_that_is_not_there(target: Path, tmp_path: Path) -> None:
 def test_the_urls_that_params_take(url: str, good: bool) -> None:
     values = {"source": "tiny-imagenet", "url": url, "md5": MD5, "train_per_class": 1, "val_per_class": 1}
     values |= {"resize": 64, "crop": 64, "interpolation": "auto", "seed": 0, "on_undecodable": "stop"}
+    values |= {"max_megapixels": 80}
     if good:
         assert TinyImagenetData.model_validate(values).url == url
     else:
         with pytest.raises(ValueError, match="url"):
             TinyImagenetData.model_validate(values)
+
+
+@pytest.mark.parametrize("step", ["good", "no length", ("chunked", 900_000)])
+def test_more_than_any_file_has_is_not_kept(
+    server: Server, target: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, step: object
+) -> None:
+    monkeypatch.setattr(downloads, "LARGEST", 500_000)
+    server.script = [step]
+    assert f"{server.url}: the server sends more than 500000 bytes: no such file;" in fails(server.url, target)
+    assert sum(file.stat().st_size for file in cache.iterdir()) == 0
+    assert server.starts == [0]
+
+
+def test_more_than_the_server_said_is_not_kept(server: Server, target: Path, cache: Path) -> None:
+    """It said so of a part, and sends the part without a length."""
+    leave_partial(server, cache, CONTENT[:1000])
+    server.script = ["longer range"]
+    assert f"{server.url}: the server sends more than {len(CONTENT)} bytes" in fails(server.url, target)
+    assert sum(file.stat().st_size for file in cache.iterdir()) == 0
+
+
+@pytest.mark.parametrize("url", ["https://me:secret@host:port/a", "https://me:secret@[host/a"])
+def test_a_password_in_what_is_no_url_is_not_shown(target: Path, url: str) -> None:
+    assert "secret" not in fails(url, target)
+
+
+def test_a_password_is_not_shown_of_another_digest_or_a_file(server: Server, target: Path) -> None:
+    for url in (server.url.replace("//", "//me:secret@"), "file://me:secret@host/none"):
+        assert "secret" not in fails(url, target, "0" * 64)
+
+
+def test_a_link_in_place_of_a_partial_download_is_not_followed(
+    server: Server, cache: Path, tmp_path: Path, target: Path
+) -> None:
+    partial = leave_partial(server, cache, b"")
+    (tmp_path / "victim").write_text("precious")
+    partial.unlink()
+    partial.symlink_to(tmp_path / "victim")
+    with pytest.raises(VitquantError, match="is a link, whose code would run as user"):
+        download(server.url, target, "sha256", SHA256)
+    assert (tmp_path / "victim").read_text() == "precious"

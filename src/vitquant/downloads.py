@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from vitquant import files
 from vitquant.errors import VitquantError
+from vitquant.urls import shown
 
 Algorithm = Literal["md5", "sha256"]
 
@@ -34,6 +35,7 @@ READ_TIMEOUT = 15.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring nothing new
 BACKOFF = 0.5  # seconds before the second attempt, doubled before each further one
 CHUNK = 2**18  # bytes
+LARGEST = 10_000_000_000  # bytes of a file: a server that sends on and on would fill the disk
 
 
 class _CutError(Exception):
@@ -53,14 +55,14 @@ def download(
         key: what the messages tell the user to change.
 
     Raises:
-        VitquantError: the host cannot be reached, refuses, or stops sending, or the digest is another one.
+        VitquantError: the host cannot be reached, refuses, stops sending, or sends more than LARGEST, or the digest is
+            another one.
         OSError: the disk is full.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     if url.startswith("file:"):
         _copy(url, destination, algorithm, digest, key)
         return
-    shown = re.sub("//[^/@]*@", "//", url)  # a password may stand before the host
     partial = _partial(url, digest)
     with _open_alone(partial) as file:
         offset = file.seek(0, os.SEEK_END)
@@ -69,24 +71,24 @@ def download(
             with tqdm(
                 desc=partial.stem.partition("-")[2], initial=offset, unit="B", unit_scale=True, mininterval=0.5
             ) as bar:
-                _fetch(url, shown, file, bar, key)
+                _fetch(url, file, bar, key)
             file.flush()
             got = _digest(partial, algorithm)
             if got != digest:
                 partial.unlink()
-                raise VitquantError(_mismatch(shown, algorithm, got, digest, key))
+                raise VitquantError(_mismatch(url, algorithm, got, digest, key))
         _move(partial, destination)
 
 
 def _copy(url: str, destination: Path, algorithm: Algorithm, digest: str, key: str) -> None:
     source = Path(unquote(urlsplit(url).path))
     if not source.is_file():
-        raise VitquantError(f"{url}: {source} is not a file: correct {key}")
+        raise VitquantError(f"{shown(url)}: {source} is not a file: correct {key}")
     with files.atomic(destination) as partial:
         try:
             shutil.copyfile(source, partial)
         except PermissionError:
-            raise VitquantError(f"{url}: {source} may not be read: mend its permissions, or {key}") from None
+            raise VitquantError(f"{shown(url)}: {source} may not be read: mend its permissions, or {key}") from None
         got = _digest(partial, algorithm)
         if got != digest:
             raise VitquantError(_mismatch(url, algorithm, got, digest, key))
@@ -94,7 +96,7 @@ def _copy(url: str, destination: Path, algorithm: Algorithm, digest: str, key: s
 
 def _mismatch(url: str, algorithm: Algorithm, got: str, expected: str, key: str) -> str:
     name = {"md5": "MD5", "sha256": "SHA-256"}[algorithm]
-    return f"{url}: {name} is {got}, params.yaml expects {expected}: do not use this file; check {key}"
+    return f"{shown(url)}: {name} is {got}, params.yaml expects {expected}: do not use this file; check {key}"
 
 
 def _digest(path: Path, algorithm: Algorithm) -> str:
@@ -104,19 +106,14 @@ def _digest(path: Path, algorithm: Algorithm) -> str:
 
 def _partial(url: str, digest: str) -> Path:
     """Where the file's bytes gather; its folder is made."""
-    folder = Path(os.environ.get("VITQUANT_CACHE") or "~/.cache/vitquant").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VitquantError(f"{folder} cannot be made ({error.strerror}): set VITQUANT_CACHE to a folder") from None
-    name = re.sub("[^A-Za-z0-9._-]", "_", unquote(urlsplit(url).path.rpartition("/")[2]))[:100]
-    return folder / f"{digest}-{name}.partial"
+    name = re.sub("[^A-Za-z0-9._-]", "_", unquote(re.split("[?#]", url)[0].rpartition("/")[2]))[:100]
+    return files.cache_root() / f"{digest}-{name}.partial"
 
 
 def _open_alone(partial: Path) -> IO[bytes]:
     """The partial file, opened for appending and locked against other processes until it is closed."""
     try:
-        file = partial.open("ab")
+        file = os.fdopen(files.open_private(partial), "ab")
     except PermissionError:
         raise VitquantError(f"{partial} may not be written: set VITQUANT_CACHE to a folder of your own") from None
     try:
@@ -145,8 +142,8 @@ def check_reachable(url: str, key: str) -> None:
         host, proxy = parts.hostname, select_proxy(url, get_environ_proxies(url))
         via = urlsplit(proxy if "://" in proxy else f"//{proxy}") if proxy else parts
         address = (via.hostname, via.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(via.scheme, 80))
-    except ValueError as error:
-        raise VitquantError(f"{url} is not a URL ({error}): correct {key}") from None
+    except ValueError:  # whose text may hold a password
+        raise VitquantError(f"{shown(url)} is not a URL, by its host or port: correct {key}") from None
     through = f" through the proxy {address[0]}:{address[1]}" if proxy else ""
     outcome = []
 
@@ -167,12 +164,12 @@ def check_reachable(url: str, key: str) -> None:
         )
 
 
-def _fetch(url: str, shown: str, file: IO[bytes], bar: "tqdm[Any]", key: str) -> None:
+def _fetch(url: str, file: IO[bytes], bar: "tqdm[Any]", key: str) -> None:
     """Append to `file` until it is whole, in as many requests as that takes while each brings something new."""
     best = failures = 0
     while True:
         try:
-            _request(url, shown, file, bar, key)
+            _request(url, file, bar, key)
             return
         except _CutError as error:
             reason = str(error)
@@ -182,14 +179,14 @@ def _fetch(url: str, shown: str, file: IO[bytes], bar: "tqdm[Any]", key: str) ->
         if failures == ATTEMPTS:
             kept = f"; {size} bytes are kept in {file.name}" if size else ""
             raise VitquantError(
-                f"{shown}: {reason}, {ATTEMPTS} times in a row{kept}: "
+                f"{shown(url)}: {reason}, {ATTEMPTS} times in a row{kept}: "
                 f"run again later to go on, or point {key} at a mirror or a file"
             )
         bar.set_postfix_str(f"again: {reason}")
         time.sleep(BACKOFF * 2 ** max(failures - 1, 0))
 
 
-def _request(url: str, shown: str, file: IO[bytes], bar: "tqdm[Any]", key: str) -> None:
+def _request(url: str, file: IO[bytes], bar: "tqdm[Any]", key: str) -> None:
     """Ask once for what `file` lacks and append it.
 
     Raises:
@@ -200,27 +197,30 @@ def _request(url: str, shown: str, file: IO[bytes], bar: "tqdm[Any]", key: str) 
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
-            _check_status(response, shown, offset, file, key)
+            _check_status(response, url, offset, file, key)
             offset, total = _align(response, offset, file)
             bar.n, bar.total = offset, total
             bar.refresh()
+            most = LARGEST if total is None else total
+            _check_size(most, LARGEST, url, file, key)
             # Not iter_content: it waits for whole chunks and drops the begun one when the connection is cut.
             while block := response.raw.read1(CHUNK):
                 file.write(block)
                 bar.update(len(block))
+                _check_size(file.tell(), most, url, file, key)
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
         raise _CutError(f"the server sends nothing for {READ_TIMEOUT:g} s") from None
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-        raise VitquantError(f"{shown}: no connection ({_line(error)}): check the network and {key}") from None
+        raise VitquantError(f"{shown(url)}: no connection ({_line(error)}): check the network and {key}") from None
     except (requests.ConnectionError, urllib3.exceptions.HTTPError):
         raise _CutError("the connection is lost") from None
     except requests.RequestException as error:
-        raise VitquantError(f"{shown}: {_line(error)}: correct {key}") from None
+        raise VitquantError(f"{shown(url)}: {_line(error)}: correct {key}") from None
     if total is not None and file.tell() < total:
         raise _CutError("the connection is lost")
 
 
-def _check_status(response: requests.Response, shown: str, offset: int, file: IO[bytes], key: str) -> None:
+def _check_status(response: requests.Response, url: str, offset: int, file: IO[bytes], key: str) -> None:
     status = response.status_code
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
         _empty(file)
@@ -228,7 +228,14 @@ def _check_status(response: requests.Response, shown: str, offset: int, file: IO
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise _CutError(f"the server answers {status} {response.reason}")
     if status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-        raise VitquantError(f"{shown}: the server answers {status} {response.reason}: correct {key}")
+        raise VitquantError(f"{shown(url)}: the server answers {status} {response.reason}: correct {key}")
+
+
+def _check_size(size: int, most: int, url: str, file: IO[bytes], key: str) -> None:
+    """Give up, and keep nothing, where a file has or will have more bytes than it may."""
+    if size > most:
+        _empty(file)
+        raise VitquantError(f"{shown(url)}: the server sends more than {most} bytes: no such file; check {key}")
 
 
 def _align(response: requests.Response, offset: int, file: IO[bytes]) -> tuple[int, int | None]:
@@ -257,7 +264,7 @@ def _empty(file: IO[bytes]) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return shown(" ".join(str(error).split()))[:200]
 
 
 def _move(partial: Path, destination: Path) -> None:

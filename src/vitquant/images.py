@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
 
 from vitquant.errors import VitquantError
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """An image file's path or content, or an image that Pillow has opened."""
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, as Pillow names it, whatever a file's name says. Pillow knows more, which photographs do not come in
+and few have looked for holes in; EPS would start Ghostscript, an interpreter, on the file."""
+
+MAX_MEGAPIXELS = 80.0
+"""Of an image, where the caller does not say otherwise: decoding it takes up to 9 bytes a pixel. Above 89, Pillow
+warns."""
 
 
 class UndecodableError(VitquantError):
@@ -29,9 +37,12 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     resize: int
-    """The shorter side after resizing, pixels."""
+    """What `crop_mode` resizes to, pixels."""
     crop: int
     """The side of the square cut out of the centre, pixels: the model's input size."""
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    """timm's: `center` resizes the shorter side to `resize`, `squash` both, and `border` the longer; where an image
+    then is smaller than the square, `border` fills it up with `mean`."""
     interpolation: Literal["bilinear", "bicubic"]
     """Of the resizing."""
     mean: list[float]
@@ -39,11 +50,15 @@ class Preprocessing(BaseModel):
     std: list[float]
     """Likewise."""
 
-    def pixels(self, source: ImageSource) -> NDArray[np.uint8]:
+    def pixels(self, source: ImageSource, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
         """Decode, resize and crop: RGB, uint8 (crop, crop, 3). May be called from several threads.
 
+        Args:
+            source: of an image that Pillow has opened, the caller has chosen the format and the size.
+            max_megapixels: a larger image is not decoded.
+
         Raises:
-            UndecodableError: the file is damaged, or no image.
+            UndecodableError: the file is damaged, too large, or no image of FORMATS.
             VitquantError: the source is no path, no bytes and no image.
             OSError: the file cannot be read.
         """
@@ -53,27 +68,43 @@ class Preprocessing(BaseModel):
         if not isinstance(source, bytes | Image.Image):
             raise VitquantError(f"an image is a path, a file's bytes, or one of Pillow's: not {type(source).__name__}")
         try:
-            image = _grey_or_rgb(Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source)
+            image = _grey_or_rgb(opened(source, max_megapixels) if isinstance(source, bytes) else source)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's plug-ins raise any on a damaged file
-            said = str(error).split(" <")[0] or type(error).__name__
-            raise UndecodableError(f"{name}{said}") from None
-        return self._resized(image)
+            raise UndecodableError(f"{name}{_said(error)}") from None
+        return np.asarray(self._centre(image) if self.crop_mode == "center" else self._centre_of_whole(image))
 
-    def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The centre of a grey or RGB image.
+    def _centre(self, image: Image.Image) -> Image.Image:
+        """The centre of a grey or RGB image, its shorter side resized, in RGB.
 
         The same pixels, to rounding, as resizing the centred square to `resize` and cropping it, but no others are
         computed; a grey-scale image is resized before it becomes RGB: the same values in a third of the time.
         """
-        scale = min(image.size) / self.resize
-        margin = scale * ((self.resize - self.crop) // 2)
-        left, top = ((side - min(image.size)) / 2 + margin for side in image.size)
-        box = (left, top, left + scale * self.crop, top + scale * self.crop)
-        resampling = Image.Resampling[self.interpolation.upper()]
-        square = image.resize((self.crop, self.crop), resampling, box)
-        return np.asarray(square.convert("RGB"))
+        shorter = min(image.size)
+
+        def span(side: int) -> tuple[float, float]:
+            whole = int(self.resize * side / shorter)
+            start = side / whole * -_offset(self.crop, whole)
+            return start, start + side / whole * self.crop
+
+        (left, right), (top, bottom) = map(span, image.size)
+        box = (left, top, right, bottom)
+        return image.resize((self.crop, self.crop), self._resampling, box).convert("RGB")
+
+    def _centre_of_whole(self, image: Image.Image) -> Image.Image:
+        """The centre of a grey or RGB image, squashed or within a border, in RGB: pixel for pixel timm's."""
+        scale, squash = max(image.size) / self.resize, self.crop_mode == "squash"
+        width, height = (self.resize if squash else max(1, round(side / scale)) for side in image.size)
+        resized = image.resize((width, height), self._resampling).convert("RGB")
+        red, green, blue = (round(255 * value) for value in self.mean)
+        square = Image.new("RGB", (self.crop, self.crop), (red, green, blue))
+        square.paste(resized, (_offset(self.crop, width), _offset(self.crop, height)))
+        return square
+
+    @property
+    def _resampling(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""
@@ -85,6 +116,47 @@ class Preprocessing(BaseModel):
         return tensor.mul_(1 / (255 * std)).sub_(mean / std)
 
 
+def opened(content: bytes, max_megapixels: float) -> Image.Image:
+    """A file's content as an image of which only the header has been read, not the pixels.
+
+    Pillow's draft mode would decode large JPEGs faster, at a fraction of their size: other pixels than timm's, which
+    decodes them whole.
+
+    Raises:
+        UndecodableError: it is of none of FORMATS, damaged, or larger than `max_megapixels`.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise UndecodableError(
+            f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image, or its header is damaged"
+        ) from None
+    except Exception as error:  # as in Preprocessing.pixels
+        raise UndecodableError(_said(error)) from None
+    if image.width * image.height > round(max_megapixels * 1e6):
+        raise UndecodableError(
+            f"it has {image.width} × {image.height} pixels, more than max_megapixels: {max_megapixels:g}"
+        )
+    return image
+
+
+def extensions() -> frozenset[str]:
+    """Of the names of files in FORMATS: in lower case, with the dot."""
+    known = (*FORMATS, "MPO")  # MPO is opened as JPEG, which it begins with
+    return frozenset(name for name, format_ in Image.registered_extensions().items() if format_ in known)
+
+
+def _said(error: Exception) -> str:
+    return str(error).split(" <")[0] or type(error).__name__
+
+
+def _offset(square: int, side: int) -> int:
+    """Where an image's side begins on the square's, pixels; below 0 where it is cut. Halves round as timm's do."""
+    return (square - side) // 2 if side < square else -round((side - square) / 2)
+
+
 def _grey_or_rgb(image: Image.Image) -> Image.Image:
     """The decoded image in mode L or RGB."""
     if not all(image.size):
@@ -94,6 +166,9 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
             f"its pixels are of mode {image.mode}, whose range is not known: save it with 8 bits, or as 16-bit PNG"
         )
     if image.mode.startswith("I;16"):  # Pillow would clip it at 255
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        values = np.asarray(image).astype(np.uint32)  # in place from here: a large image's values take room
+        values += 128
+        values //= 257
+        return Image.fromarray(values.astype(np.uint8))
     image.load()
-    return image if image.mode == "L" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")

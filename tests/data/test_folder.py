@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -144,3 +145,65 @@ def test_links_are_followed_and_a_circle_ends(params: Params, tmp_path: Path) ->
     assert sum(name.startswith("disc/") for name in names) == 4 + 8
     assert "noise/linked.png" in names
     assert not any(path.is_symlink() for path in (tmp_path / "raw").rglob("*"))
+
+
+def test_file_names_that_are_not_utf8(params: Params, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """They are kept with backslash escapes, from `fetch` on; and `prepare` takes a folder that has them, too."""
+    images = write_images(tmp_path / "images", 5)
+    try:
+        (images / "disc").rename(images / os.fsdecode(b"gr\xfcn"))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    (images / "noise/000.png").rename(images / "noise" / os.fsdecode(b"\xe9.png"))
+    (images / "noise" / os.fsdecode(b"b\xe4d.png")).write_text("no image")
+    own = data(params, images).model_copy(update={"on_undecodable": "skip"})
+    (tmp_path / "raw").mkdir()
+    folder.fetch(own, tmp_path / "raw")
+    for root in (tmp_path / "raw", images):
+        prepare(folder.samples(own, root), PREPROCESSING, own, tmp_path / "processed")
+        assert "skipped noise/b\\xe4d.png" in capfd.readouterr().err
+        assert "gr\\xfcn" in Prepared(tmp_path / "processed").classes
+        paths = pd.read_csv(tmp_path / "processed/manifest.csv")["path"]
+        assert {"gr\\xfcn/000.png", "noise/\\xe9.png"} < set(paths)
+    assert (tmp_path / "raw/gr\\xfcn/000.png").is_file()
+
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+def test_a_link_to_what_is_no_image_is_not_copied(
+    params: Params, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_images(tmp_path / "images", 4)
+    secret = tmp_path / "id_ed25519"
+    secret.write_text(KEY)
+    (source / "disc/link.jpg").symlink_to(secret)
+    (source / "noise/program.png").write_bytes(b"\x7fELF")
+    with pytest.raises(VitquantError, match=r"2 of 26 images cannot be decoded: disc/link.jpg \(it is no ") as error:
+        folder.fetch(data(params, source), tmp_path / "raw")
+    assert "noise/program.png" in str(error.value)
+    assert "\n" not in str(error.value)
+    own = data(params, source).model_copy(update={"on_undecodable": "skip"})
+    folder.fetch(own, tmp_path / "rest")
+    assert "fetch: skipped disc/link.jpg (it is no " in capfd.readouterr().err
+    assert len(folder.samples(own, tmp_path / "rest")) == 24
+    copied = [path.read_bytes() for root in ("raw", "rest") for path in (tmp_path / root).rglob("*.*")]
+    assert copied
+    assert all(content.startswith(b"\x89PNG") for content in copied)
+
+
+def test_a_class_of_which_no_file_is_an_image(params: Params, tmp_path: Path) -> None:
+    source = write_images(tmp_path / "images", 4)
+    for file in (source / "disc").iterdir():
+        file.write_text(KEY)
+    own = data(params, source).model_copy(update={"on_undecodable": "skip"})
+    with pytest.raises(VitquantError, match=r"no images in the class folders \['disc'\]: fill or remove them"):
+        folder.fetch(own, tmp_path / "raw")
+
+
+def test_files_of_other_formats_are_left_out(params: Params, tmp_path: Path) -> None:
+    source = write_images(tmp_path / "images", 4)
+    for name in ("figure.eps", "scan.pdf", "layers.psd", "favicon.ico"):
+        (source / "disc" / name).write_text("whatever it holds")
+    folder.fetch(data(params, source), tmp_path / "raw")
+    assert len(folder.samples(data(params, source), tmp_path / "raw")) == 24

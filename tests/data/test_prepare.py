@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image
 
 from vitquant import recipes
 from vitquant.data import folder
-from vitquant.data.prepare import prepare
+from vitquant.data.prepare import _Budget, prepare
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing
 from vitquant.models import baseline
 from vitquant.params import Calibration, Params
 
@@ -164,3 +166,53 @@ def test_calibration_images_come_from_the_train_split_only(prepared: Prepared) -
     assert not np.array_equal(drawn, prepared.calibration(Calibration(images=12, seed=2)))
     with pytest.raises(VitquantError, match=f"calibration.images: 9999 are wanted, the train split has {len(train)}"):
         prepared.calibration(Calibration(images=9999, seed=0))
+
+
+def test_an_image_of_too_many_pixels(own_images: Path, params: Params, tmp_path: Path) -> None:
+    Image.new("L", (1000, 1001)).save(own_images / "disc/000.png")
+    assert len(run(own_images, params, tmp_path / "out", max_megapixels=1.001).labels("train")) == 36
+    with pytest.raises(VitquantError, match=r"disc/000.png \(it has 1000 × 1001 pixels, more than max_megapixels: 1\)"):
+        run(own_images, params, tmp_path / "out", max_megapixels=1)
+
+
+def test_threads_together_decode_no_more_than_an_image_may_have(
+    images: Path, params: Params, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image has 96 × 80 pixels: of eight threads, one decodes at a time, then as many as like."""
+    lock, now, most = threading.Lock(), [0], [0]
+    pixels = Preprocessing.pixels
+
+    def counted(self: Preprocessing, image: Image.Image) -> np.ndarray:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        try:
+            return pixels(self, image)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr(Preprocessing, "pixels", counted)
+    monkeypatch.setattr("vitquant.data.prepare.cores", lambda: 8)
+    monkeypatch.setattr("vitquant.data.prepare.CHUNK", 1)
+    one = run(images, params, tmp_path / "one", max_megapixels=96 * 80 / 1e6)
+    assert most == [1]
+    assert np.array_equal(one.images("val"), prepared.images("val"))
+
+
+def test_a_share_is_given_back_and_waited_for() -> None:
+    budget, order = _Budget(10), []
+
+    def second() -> None:
+        with budget.share(5):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with budget.share(4), pytest.raises(ValueError, match="broken"), budget.share(6):
+        thread.start()
+        order.append("first")
+        raise ValueError("broken")
+    thread.join()
+    assert order == ["first", "second"]
+    with budget.share(10):
+        pass

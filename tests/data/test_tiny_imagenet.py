@@ -76,6 +76,7 @@ def params(file: Path, **changes: object) -> TinyImagenetData:
         "interpolation": "auto",
         "seed": 7,
         "on_undecodable": "stop",
+        "max_megapixels": 80,
     }
     return TinyImagenetData.model_validate(values | changes)
 
@@ -264,3 +265,20 @@ def test_the_real_sample(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         sizes = Counter(pool.map(lambda sample: Image.open(io.BytesIO(sample.read())).size, found))
     assert sizes == {(64, 64): 200 * 35}
+
+
+def test_a_member_that_is_too_large(tmp_path: Path) -> None:
+    name = f"{TOP}/train/{LABELS[0]}/images/{LABELS[0]}_0.JPEG"
+    content = {**members(), name: bytes(tiny_imagenet.LARGEST + 1)}
+    with zipfile.ZipFile(tmp_path / "mini.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in content.items():
+            archive.writestr(member, data)
+    samples = {sample.name: sample for sample in fetched(tmp_path / "mini.zip", tmp_path / "raw")}
+    with pytest.raises(OSError, match=f"{LABELS[0]}_0.JPEG has 16000001 bytes unpacked, more than 16000000"):
+        samples[name].read()
+
+
+def test_a_list_that_is_too_large(tmp_path: Path) -> None:
+    file = write_zip(tmp_path / "mini.zip", {**members(), f"{TOP}/wnids.txt": b"\n" * 16_000_001})
+    with pytest.raises(VitquantError, match=r"wnids.txt cannot be read \(.* 16000001 bytes unpacked.*check data.url"):
+        tiny_imagenet.fetch(params(file), tmp_path / "raw")

@@ -54,3 +54,14 @@ def test_a_file_that_is_no_head(tmp_path: Path) -> None:
     with pytest.raises(VitquantError, match="head.pth is missing"):
         (tmp_path / "head.pth").unlink()
         imagenet_head.load(tmp_path / "head.pth", IDS[:2], nn.Linear(8, 2))
+
+
+def test_a_head_of_half_precision_and_one_that_is_too_large_for_float32(tmp_path: Path) -> None:
+    half = write_head(tmp_path / "head.pth", bias=torch.arange(1000).half())
+    head = nn.Linear(8, 2)
+    imagenet_head.load(half, [IDS[3], IDS[999]], head)
+    assert head.bias.tolist() == [3, 999]
+    assert head.bias.dtype == torch.float32
+    large = write_head(tmp_path / "large.pth", bias=torch.full((1000,), 1e300, dtype=torch.float64))
+    with pytest.raises(VitquantError, match="bias holds NaN or infinity"):
+        imagenet_head.load(large, IDS[:2], head)

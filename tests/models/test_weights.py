@@ -1,4 +1,5 @@
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,47 @@ def test_files_without_weights(tmp_path: Path) -> None:
         torch.save(content, file)
         with pytest.raises(VitquantError, match=f"weights.pth holds no named tensors but {says}: save"):
             weights.read(file)
+
+
+def test_tensors_of_more_values_than_the_file_holds(tmp_path: Path) -> None:
+    """4 TB, which must not be asked for."""
+    file = tmp_path / "weights.pth"
+    torch.save({**random_state("test_vit", 64), "norm.bias": torch.zeros(1).expand(10**12)}, file)
+    with pytest.raises(VitquantError, match="norm.bias is of 1000000000000 values, of which the file holds fewer"):
+        weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
+
+
+def test_a_checkpoint_that_grows_when_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"norm.bias": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    packed = tmp_path / "weights.pth"
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for member in plain.infolist():
+            zipped.writestr(member.filename, plain.read(member))
+    assert torch.load(packed, weights_only=True)["norm.bias"].shape == (10**6,)  # PyTorch itself takes it
+    with pytest.raises(VitquantError, match=r"weights.pth would unpack to 4\d{6} bytes; refusing it: .* by torch.save"):
+        weights.read(packed)
+
+
+def test_many_weights_that_share_their_values_are_not_copied(tmp_path: Path) -> None:
+    """Each unknown name would take 2 MB as FP32: they are told by their names, in the memory that the file takes."""
+    values = torch.zeros(500_000, dtype=torch.float16)
+    file = tmp_path / "weights.pth"
+    torch.save({f"part.{number}": values for number in range(1000)}, file)
+    read = weights.read(file)
+    assert {tensor.data_ptr() for tensor in read.values()} == {read["part.0"].data_ptr()}
+    with pytest.raises(VitquantError, match=r"does not fit the model: all its names begin with 'part.'"):
+        weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
+
+
+def test_doubles_that_are_infinite_as_float32(tmp_path: Path) -> None:
+    state = random_state("test_vit", 64)
+    state["norm.bias"] = torch.full((64,), 1e300, dtype=torch.float64)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(VitquantError, match="norm.bias holds NaN or infinity"):
+        weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
+
+
+def test_keys_without_end_are_not_shown(tmp_path: Path) -> None:
+    torch.save({7: 1, "x" * 1000: 2, ("a", "b"): 3}, tmp_path / "weights.pth")
+    with pytest.raises(VitquantError, match="holds no named tensors but the keys of type int, x{50}, of type tuple:"):
+        weights.read(tmp_path / "weights.pth")

@@ -2,18 +2,16 @@
 
 Where the root holds the folders `train` and `val`, with the class folders below each, that is the split; `training`,
 `valid` and `validation` are taken for them, in any case, and `test` or `testing` beside them is left out. Images may
-lie deeper inside a class folder. Links are followed, to files and to folders; hidden files and folders are left out.
+lie deeper inside a class folder. Links are followed, to folders, and to files that are images by their content; hidden
+files and folders are left out.
 """
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
-from vitquant.data.samples import Sample, Split, file_sample
+from vitquant.data.samples import Sample, Split, file_sample, settle
 from vitquant.errors import VitquantError
+from vitquant.images import UndecodableError, extensions, opened
 from vitquant.params import FolderData
 
 SPLITS: dict[str, Split | None] = {
@@ -30,9 +28,13 @@ SPLITS: dict[str, Split | None] = {
 def fetch(params: FolderData, raw: Path) -> None:
     """Copy the images below `params.path` to `raw`, so that the study keeps what it measured.
 
+    Nothing is copied that has an image's name but not its header: a link may lead to anything.
+
     Raises:
         VitquantError: no such folder, fewer than two classes, a class folder without images or with class folders
-            inside, a class that one of the splits lacks, or a split without a train or a validation folder.
+            inside, a class that one of the splits lacks, or a split without a train or a validation folder; a
+            file that is no image, or cannot be read (unless `params.on_undecodable` is skip), or a class folder with no
+            others.
     """
     source = Path(params.path)
     if not source.is_dir():
@@ -44,10 +46,26 @@ def fetch(params: FolderData, raw: Path) -> None:
         train, val = ({folder.name for folder in _folders(root)} for root in roots)
         if train != val:
             raise VitquantError(f"data.path: {source}: train and val differ in the classes {sorted(train ^ val)}")
-    for sample in samples(params, source):
+    _copy(samples(params, source), params, raw)
+
+
+def _copy(found: list[Sample], params: FolderData, raw: Path) -> None:
+    problems, lost = [], {(sample.split, sample.label) for sample in found}
+    for sample in found:
+        try:
+            content = sample.read()
+            opened(content, params.max_megapixels)
+        except (OSError, UndecodableError) as error:
+            problems.append(f"{sample.name} ({error})")
+            continue
+        lost.discard((sample.split, sample.label))
         target = raw / sample.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / sample.name, target)
+        target.write_bytes(content)
+    settle(problems, len(found), params.on_undecodable, "fetch")
+    if lost:
+        names = sorted("/".join(filter(None, place)) for place in lost)
+        raise VitquantError(f"data.path: {params.path}: no images in the class folders {names}: fill or remove them")
 
 
 def samples(params: FolderData, raw: Path) -> list[Sample]:  # noqa: ARG001  # every source takes its parameters
@@ -56,7 +74,7 @@ def samples(params: FolderData, raw: Path) -> list[Sample]:  # noqa: ARG001  # e
         file_sample(path, raw, folder.name, split)
         for root, split in _roots(raw).items()
         for folder in _folders(root)
-        for path in _images(folder)
+        for path in images(folder)
     ]
 
 
@@ -95,13 +113,13 @@ def _check_classes(root: Path) -> None:
         names = [folder.name for folder in folders]
         raise VitquantError(f"data.path: {root} needs at least two class folders, found {names}")
     for folder in folders:
-        inside = {path.relative_to(folder).parts[0] for path in _images(folder)}
+        inside = {path.relative_to(folder).parts[0] for path in images(folder)}
         if len(inside) > 1 and all((folder / name).is_dir() for name in inside):
             raise VitquantError(
                 f"data.path: {folder} holds no images but folders of them, {sorted(inside)[:3]}: name the folder whose "
                 "folders are the classes, or move the images up"
             )
-    empty = [folder.name for folder in folders if not any(_images(folder))]
+    empty = [folder.name for folder in folders if not images(folder)]
     if empty:
         raise VitquantError(f"data.path: {root}: no images in the class folders {empty}: fill or remove them")
 
@@ -110,9 +128,9 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def images(folder: Path) -> list[Path]:
     """The files with an image's extension, in the order of their paths; links are followed, but into no circle."""
-    extensions = Image.registered_extensions()
+    names_of_images = extensions()
     found, seen = [], {os.path.realpath(parent) for parent in folder.absolute().parents}
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -121,4 +139,4 @@ def _images(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return iter(sorted(path for path in found if path.suffix.lower() in extensions and path.is_file()))
+    return sorted(path for path in found if path.suffix.lower() in names_of_images and path.is_file())

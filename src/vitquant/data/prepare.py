@@ -4,9 +4,11 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 import pandas as pd
@@ -15,9 +17,10 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from vitquant import files
-from vitquant.data.samples import Sample, Split
+from vitquant.cpu import cores
+from vitquant.data.samples import Sample, Split, settle
 from vitquant.errors import VitquantError
-from vitquant.images import Preprocessing, UndecodableError
+from vitquant.images import Preprocessing, UndecodableError, opened
 from vitquant.params import Data, TinyImagenetData
 
 CHUNK = 32  # images a thread takes at once
@@ -42,7 +45,7 @@ def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Dat
             for split, part in splits.items()
         }
         jobs = [(sample, images[split], row) for split, part in splits.items() for row, sample in enumerate(part)]
-        digests = _decode_all(jobs, preprocessing, params.on_undecodable)
+        digests = _decode_all(jobs, preprocessing, params)
         manifest = pd.DataFrame(
             {
                 "path": [sample.name for sample, _, _ in jobs],
@@ -154,19 +157,45 @@ class _Rows:
         return self._file.tell()
 
 
+class _Budget:
+    """What several threads may have at a time, all together; one that asks for too much waits until there is enough."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._left = total
+        self._changed = Condition()
+
+    @contextmanager
+    def share(self, part: int) -> Iterator[None]:
+        """Hold `part` of it, or all where that is less, for as long as it is needed."""
+        part = min(part, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: part <= self._left)
+            self._left -= part
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += part
+                self._changed.notify_all()
+
+
 def _decode_all(
-    jobs: Sequence[tuple[Sample, _Rows, int]], preprocessing: Preprocessing, on_undecodable: str
+    jobs: Sequence[tuple[Sample, _Rows, int]], preprocessing: Preprocessing, params: Data
 ) -> list[str | None]:
     """Decode every sample into its row, in parallel; the SHA-256 of each file, or None where it was skipped.
 
-    Threads do: Pillow releases the GIL while it decodes and resizes.
+    Threads do: Pillow releases the GIL while it decodes and resizes. All together they decode at most
+    `params.max_megapixels` at any time.
     """
     problems = []
+    budget = _Budget(round(params.max_megapixels * 1e6))
 
     def decode(sample: Sample, rows: _Rows, row: int) -> str | None:
         try:
             content = sample.read()
-            pixels = preprocessing.pixels(content)
+            image = opened(content, params.max_megapixels)
+            with budget.share(image.width * image.height):
+                pixels = preprocessing.pixels(image)
         except (OSError, UndecodableError) as error:
             problems.append(f"{sample.name} ({error})")
             return None
@@ -178,18 +207,11 @@ def _decode_all(
 
     digests: list[str | None] = []
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(desc="prepare", unit="img", total=len(jobs)) as bar,
     ):
         for chunk in pool.map(decode_chunk, range(0, len(jobs), CHUNK)):
             digests += chunk
             bar.update(len(chunk))
-    if problems and on_undecodable == "stop":
-        shown = "; ".join(sorted(problems)[:5]) + ("; …" if len(problems) > 5 else "")  # noqa: PLR2004
-        raise VitquantError(
-            f"{len(problems)} of {len(jobs)} images cannot be decoded: {shown}: "
-            "mend or remove them, or set data.on_undecodable: skip"
-        )
-    for problem in sorted(problems):
-        print(f"prepare: skipped {problem}", file=sys.stderr)
+    settle(problems, len(jobs), params.on_undecodable, "prepare")
     return digests

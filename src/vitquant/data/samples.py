@@ -1,9 +1,13 @@
 """What a data source gives: its images, and the class of each."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from vitquant import files
+from vitquant.errors import VitquantError
 
 Split = Literal["train", "val"]
 
@@ -13,7 +17,7 @@ class Sample:
     """One labelled image, not yet decoded."""
 
     name: str
-    """Its path within the source."""
+    """Its path within the source, as text: bytes that are no UTF-8 are backslash escapes."""
     label: str
     """Its class."""
     read: Callable[[], bytes]
@@ -24,4 +28,25 @@ class Sample:
 
 def file_sample(path: Path, root: Path, label: str, split: Split | None = None) -> Sample:
     """A sample that lies in a file of its own."""
-    return Sample(path.relative_to(root).as_posix(), label, path.read_bytes, split)
+    name = path.relative_to(root).as_posix()
+    return Sample(files.as_text(name), files.as_text(label), path.read_bytes, split)
+
+
+def settle(problems: Sequence[str], total: int, on_undecodable: str, stage: str) -> None:
+    """Do with images that are none what `data.on_undecodable` says: stop, or say on stderr that they are left out.
+
+    Args:
+        problems: the images, each with what is wrong with it.
+        total: of how many.
+
+    Raises:
+        VitquantError: there are problems, and `on_undecodable` is stop.
+    """
+    if problems and on_undecodable == "stop":
+        shown = "; ".join(sorted(problems)[:5]) + ("; …" if len(problems) > 5 else "")  # noqa: PLR2004
+        raise VitquantError(
+            f"{len(problems)} of {total} images cannot be decoded: {shown}: "
+            "mend or remove them, or set data.on_undecodable: skip"
+        )
+    for problem in sorted(problems):
+        print(f"{stage}: skipped {problem}", file=sys.stderr)

@@ -42,7 +42,7 @@ def load(file: Path, classes: list[str], head: nn.Linear) -> None:
                 f"{file}: {name} {found}, expected {shape}: model.head_url must be the one-layer linear head of the "
                 "backbone that model.name is"
             )
-        if not torch.isfinite(tensors[name]).all():
+        if not torch.isfinite(tensors[name].float()).all():
             raise VitquantError(f"{file}: {name} holds NaN or infinity: it is broken; check model.head_url")
     rows = [row_of[name] for name in classes]
     with torch.no_grad():

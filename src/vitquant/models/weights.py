@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import zipfile
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,12 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
 def read(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a checkpoint of torch.save, without running code from it.
 
-    A checkpoint holds them at its top or under `model` or `state_dict`. They come as float32.
+    A checkpoint holds them at its top or under `model` or `state_dict`. They come in the type that they are stored in,
+    so that they take no more memory than the file says.
 
     Raises:
-        VitquantError: missing, broken, only readable by running code from it, without named tensors, or with tensors
-            that are no plain floating-point ones.
+        VitquantError: missing, broken, only readable by running code from it, larger unpacked than packed, without
+            named tensors, or with tensors that are no plain floating-point ones.
     """
     if not file.is_file():
         raise VitquantError(f"{file} is missing: run `dvc repro -f fetch`")
@@ -61,7 +63,7 @@ def read(file: Path) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, dict) else ()
     tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if items else f"a {type(content).__name__}"
+        found = f"the keys {', '.join(map(_key, list(content)[:5]))}" if items else f"a {type(content).__name__}"
         raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")
     odd = [f"{name} is {kind}" for name, kind in ((name, _oddity(tensor)) for name, tensor in tensors.items()) if kind]
     if odd:
@@ -69,7 +71,12 @@ def read(file: Path) -> dict[str, Tensor]:
             f"{file}: {_shown(odd)}: weights must be plain tensors of FP64, FP32, FP16 or BF16: save those of the "
             "floating-point model"
         )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return tensors
+
+
+def _key(key: object) -> str:
+    """A key as a message shows it: a text or the type, since what others nest into a key can have no end."""
+    return key[:50] if isinstance(key, str) else f"of type {type(key).__name__}"
 
 
 def _oddity(tensor: Tensor) -> str:
@@ -78,6 +85,8 @@ def _oddity(tensor: Tensor) -> str:
         return "without values, on the meta device"
     if tensor.is_quantized or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
         return "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():  # a stride of 0: a copy could have terabytes
+        return f"of {tensor.numel()} values, of which the file holds fewer"
     return ""
 
 
@@ -94,8 +103,9 @@ def _read_safetensors(file: Path) -> Any:
 
 def _read_checkpoint(file: Path) -> Any:
     try:
+        _check_unpacked_size(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, VitquantError):
         raise
     except Exception as error:  # a broken pickle can raise any
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
@@ -104,6 +114,19 @@ def _read_checkpoint(file: Path) -> Any:
                 "state_dict() to safetensors and use that"
             ) from None
         raise VitquantError(f"{file} is not a readable checkpoint of torch.save: {_MEND}") from None
+
+
+def _check_unpacked_size(file: Path) -> None:
+    """See that a zip, as torch.save writes it, stores what it holds; torch.load would unpack any size."""
+    with file.open("rb") as start:
+        if start.read(2) != b"PK":  # of before PyTorch 1.6: a pickle, and the bytes of the tensors
+            return
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > file.stat().st_size:
+        raise VitquantError(
+            f"{file} would unpack to {size} bytes; refusing it: checkpoints are not compressed; save it by torch.save"
+        )
 
 
 _MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
@@ -130,6 +153,7 @@ def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_d
     embedding = weights.get("pos_embed")
     if embedding is None or embedding.ndim != 3:  # noqa: PLR2004
         return
+    embedding = embedding.float()
     prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
     patches = embedding.shape[1] - prefix
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
@@ -148,7 +172,7 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> 
     for name, tensor in weights.items():
         if name in expected and tensor.shape != expected[name].shape:
             problems.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
-        elif not torch.isfinite(tensor).all():
+        elif not torch.isfinite(tensor.float()).all():
             problems.append(f"{name} holds NaN or infinity")
     if problems:
         columns = takewhile(
