@@ -1,10 +1,15 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import mini_study
+
+from vitquant.data.prepared import Prepared
 
 STAGES = [
     "check",
@@ -110,7 +115,7 @@ def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dic
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
     result = vitquant("check", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: model.name: timm has no ViT 'resnet18'")
+    assert result.stderr.startswith("Error: model.name: 'resnet18' is of timm's module resnet: ")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"recipes": {}}'])
@@ -121,3 +126,55 @@ def test_metrics_that_are_not_of_a_study(study: dict, tmp_path: Path, content: s
         result = vitquant(*command, cwd=tmp_path)
         assert result.returncode == 1
         assert result.stderr == "Error: results/metrics.json is not of a study: make it again with `dvc repro`\n"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)
+@pytest.mark.parametrize("arguments", [["summary"], ["recommend", "--max-drop", "1"], ["--help"]])
+def test_output_that_cannot_hold_all_characters(encoding: dict[str, str], arguments: list[str]) -> None:
+    command = [sys.executable, "-c", "from vitquant.cli import main; main()", *arguments]
+    repository = Path(__file__).parents[1]
+    result = subprocess.run(command, cwd=repository, env=os.environ | encoding, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.strip()
+
+
+def test_a_full_temporary_folder_is_named(fp32: Path, prepared: Prepared, study: dict, tmp_path: Path) -> None:
+    study["recipes"]["onnxruntime"] = {"method": "onnxruntime", "precision": "int8"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    mount = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mount.stderr.strip()}")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", str(disk))
+            paths = ["--fp32", fp32, "--data", prepared.path, "--out", "artifact"]
+            result = vitquant("quantize", "onnxruntime", *paths, cwd=tmp_path)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: No space left on device: make room where the results go")
+    assert f"in {disk} (or set TMPDIR to another folder)" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("*artifact*"))
+
+
+def test_control_c_in_a_stage_is_one_line(fp32: Path, prepared: Prepared, study: dict, tmp_path: Path) -> None:
+    study["recipes"]["compiled"] = {"method": "compiled", "dtype": "float32"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-c", "from vitquant.cli import main; main()", "quantize", "compiled"]
+    command += ["--fp32", str(fp32), "--data", str(prepared.path), "--out", "artifact"]
+    environment = os.environ | {"VITQUANT_CACHE": str(tmp_path / "cache")}
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    while run.poll() is None and not list(tmp_path.glob("cache/inductor/.scratch-*")):  # it compiles
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate()
+    assert (run.returncode, errors) == (1, b"\nAborted!\n")
+    assert not [path for path in tmp_path.rglob(".*") if "scratch" in path.name or "artifact" in path.name]
+    assert [path.suffix for path in (tmp_path / "cache/compiled").iterdir()] == [".lock"]

@@ -1,3 +1,4 @@
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PREPROCESSING
+from conftest import PREPROCESSING, without_home
 
 from vitquant import artifact, files
 from vitquant.data import folder, prepare
@@ -111,3 +112,39 @@ def test_a_full_disk_while_writing_weights(small_disk: Path) -> None:
     with pytest.raises(VitquantError, match=r"model.safetensors cannot be written: .*No space left"):
         artifact.write(small_disk / "artifact", spec, fill)
     assert list(small_disk.iterdir()) == []
+
+
+def test_json_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "value.json").write_bytes(b'"gr\xfcn"')
+    with pytest.raises(VitquantError, match="is not valid JSON"):
+        files.read_json(tmp_path / "value.json")
+
+
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xfcn")
+    assert files.as_text(name) == "gr\\xfcn"
+    assert files.as_text("grün") == "grün"
+    files.write_json(tmp_path / "value.json", [name, "grün"])
+    assert files.read_json(tmp_path / "value.json") == [name, "grün"]
+
+
+def test_a_user_without_a_home_directory_is_asked_for_a_cache() -> None:
+    result = without_home("from vitquant import files; files.cache_root()", "")
+    assert result.stderr.endswith("user 0 has no home directory for the cache: set VITQUANT_CACHE to a folder\n")
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(VitquantError, match="file cannot be made .File exists.: set VITQUANT_CACHE to a folder"):
+        files.cache_root()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("[" * 100_000, "recursion depth exceeded"), ("[" + "9" * 5000 + "]", "4300 digits")]
+)
+def test_json_that_is_too_deep_or_of_too_long_numbers(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "value.json").write_text(content)
+    with pytest.raises(VitquantError, match=f"value.json is not valid JSON .*{says}.*: delete it and run") as error:
+        files.read_json(tmp_path / "value.json")
+    assert "\n" not in str(error.value)

@@ -1,18 +1,23 @@
 """The `vitquant` command: one subcommand per stage of dvc.yaml, and what people run by hand."""
 
+import errno
+import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vitquant.commands import check, diff, experiment, recommend, summary
-from vitquant.errors import VitquantError
+from vitquant.errors import VitquantError, printable
 from vitquant.stages import (
     baseline,
     benchmark,
     benchmark_cuda,
     evaluate,
     fetch,
+    inputs,
     machine,
     prepare,
     profile,
@@ -26,13 +31,28 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; exit code 1 for an error of the study's, 2 for one in the arguments."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # its encoding may lack what tables and names hold
         try:
             return super().invoke(ctx)
         except VitquantError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error)) from error
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{place}{error.strerror or error}") from error
+            raise click.ClickException(printable(_describe(error))) from error
+
+
+def _describe(error: OSError) -> str:
+    """What failed, and where; of a full disk also where that may be, for most libraries do not say."""
+    place = f"{error.filename}: " if error.filename else ""
+    message = f"{place}{error.strerror or error}"
+    if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return message
+    temporary = os.environ.get("TMPDIR", "/tmp")
+    cache = os.environ.get("VITQUANT_CACHE", "~/.cache/vitquant")
+    return (
+        f"{message}: make room where the results go, in {temporary} (or set TMPDIR to another folder), "
+        f"and in {cache} (or set VITQUANT_CACHE)"
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +71,7 @@ def main(params: Path) -> None:  # the stages read it from the context
     """
 
 
-STAGES = (machine, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, report)
+STAGES = (machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, report)
 COMMANDS = (check, summary, recommend, diff, experiment)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

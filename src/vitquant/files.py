@@ -6,7 +6,9 @@ process leaves only the partial one, which the next write of the same name remov
 
 import hashlib
 import json
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,73 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def cache_root() -> Path:
+    """The folder that all studies of a user share: `$VITQUANT_CACHE`, or `~/.cache/vitquant`. It is made, private.
+
+    Raises:
+        VitquantError: it cannot be made, there is no home directory to make it in, or others may write to it.
+    """
+    try:
+        return private_folder(Path(os.environ.get("VITQUANT_CACHE") or "~/.cache/vitquant").expanduser().resolve())
+    except RuntimeError:
+        raise VitquantError(
+            f"user {os.getuid()} has no home directory for the cache: set VITQUANT_CACHE to a folder"
+        ) from None
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made if need be, and no one's but this user's: what lies there is run.
+
+    Raises:
+        VitquantError: it cannot be made, or is not private.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise VitquantError(f"{path} cannot be made ({error.strerror}): set VITQUANT_CACHE to a folder") from None
+    return private(path)
+
+
+def private(path: Path) -> Path:
+    """`path`, a file or folder that this user owns, that no one else may write to, and that is no link.
+
+    Raises:
+        VitquantError: it is not.
+    """
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        problem = "is a link"
+    elif found.st_uid != os.geteuid():
+        problem = f"belongs to user {found.st_uid}"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = "may be written by other users"
+    else:
+        return path
+    raise VitquantError(
+        f"{path} {problem}, whose code would run as user {os.geteuid()}: delete it, or set VITQUANT_CACHE to a folder "
+        "of your own"
+    )
+
+
+def open_private(path: Path) -> int:
+    """A descriptor of a private file, made if need be, for reading and appending; a link is not followed.
+
+    Raises:
+        VitquantError: it is not private.
+        OSError: it cannot be opened.
+    """
+    if path.is_symlink():
+        private(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    private(path)
+    return descriptor
+
+
+def as_text(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are no UTF-8 as backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -50,9 +119,14 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in the order given; NaN is refused with ValueError."""
+    """Write `value` as indented JSON, keys in the order given; NaN is refused with ValueError.
+
+    What UTF-8 has no bytes for, half of a surrogate pair as in odd file names, is written as JSON's own escape.
+    """
     with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+        partial.write_text(
+            json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8", "backslashreplace"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -65,5 +139,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise VitquantError(f"{path} is missing: run `dvc repro` to make it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
         raise VitquantError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro`") from None

@@ -151,3 +151,38 @@ def test_a_cache_that_cannot_be_made(opened: Artifact, tmp_path: Path, monkeypat
     monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "file"))
     with pytest.raises(VitquantError, match="set VITQUANT_CACHE to a folder"):
         inductor.load(opened, small)
+
+
+LOAD = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_inductor as here
+opened = here.artifact.open_artifact(Path(sys.argv[2]))
+try:
+    print(here.inductor.load(opened, here.small)(here.photographs(2)).tolist())
+except here.VitquantError as reason:
+    print(reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cache", "temporary"),
+    [("a b", "plain"), ("plain", "a b"), ("it's", "plain"), ("ü", "plain"), ("line\nline", "plain"), ("a b", "a b")],
+)
+def test_odd_characters_in_the_cache_s_or_the_temporary_folder_s_path(
+    fp32: Path, tmp_path: Path, cache: str, temporary: str
+) -> None:
+    folders = {"VITQUANT_CACHE": tmp_path / "cache" / cache, "TMPDIR": tmp_path / "temporary" / temporary}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    command = [sys.executable, "-c", LOAD, str(Path(__file__).parent), str(fp32)]
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    if cache == temporary:
+        assert output.startswith("torch.compile cannot work in ")
+        assert output.endswith("set VITQUANT_CACHE, or TORCHINDUCTOR_CACHE_DIR, to a folder without\n")
+    else:
+        assert torch.allclose(torch.tensor(json.loads(output)), Small()(photographs(2)), atol=1e-6)
+        assert not list(tmp_path.rglob("*scratch*"))

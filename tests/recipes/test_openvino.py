@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import without
+from conftest import without, without_home
 
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError
@@ -106,3 +106,46 @@ recipes.load(folder / "r")
     assert json.loads((tmp_path / "calls.json").read_text()) == []
     assert not (home / "intel").exists()
     assert (tmp_path / "r/model.bin").read_bytes() == (built("openvino-int8") / "model.bin").read_bytes()
+
+
+def test_a_user_without_a_home_directory_lacks_nncf_and_learns_why(fp32: Path, tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+import numpy as np
+from vitquant import recipes
+from vitquant.params import Recipe
+recipe = Recipe.model_validate({INT8.model_dump()})
+recipes.build("r", recipe, Path({str(fp32)!r}), Path({str(tmp_path / "r")!r}), np.zeros((1, 64, 64, 3), np.uint8))
+"""
+    result = without_home(program, tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    unavailable = artifact.open_artifact(tmp_path / "r").spec.unavailable
+    assert unavailable
+    assert unavailable.startswith("nncf does not load here: ")
+
+
+def test_nothing_is_sent_or_left_in_the_home_directory(fp32: Path, tmp_path: Path) -> None:
+    """By OpenVINO and NNCF, and ONNX Runtime beside them, imported, built and run."""
+    program = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from vitquant import recipes
+from vitquant.params import Recipe
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import vision_transformer  # makes its ViT known to timm
+images = np.zeros((2, 64, 64, 3), np.uint8)
+for method in ("onnxruntime", "openvino"):
+    recipe = Recipe.model_validate({{"method": method, "precision": "int8"}})
+    recipes.build("r", recipe, Path({str(fp32)!r}), Path(method), images)
+    recipes.load(Path(method))(images)
+"""
+    places = {name: tmp_path / name for name in ("HOME", "TMPDIR", "work")}
+    for place in places.values():
+        place.mkdir()
+    environment = os.environ | {name: str(places[name]) for name in ("HOME", "TMPDIR")}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        environment.pop(name, None)
+    subprocess.run([sys.executable, "-c", program], cwd=places["work"], env=environment, check=True)
+    assert list(places["HOME"].rglob("*")) == []
+    assert [path.name for path in places["TMPDIR"].iterdir() if not path.name.startswith("torchinductor_")] == []

@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitquant.errors import VitquantError
+from vitquant import files
+from vitquant.errors import UnsupportedError, VitquantError
 
 
 def path(depends: Any) -> Path:
@@ -23,12 +25,45 @@ def path(depends: Any) -> Path:
         VitquantError: the cache cannot be made.
     """
     key = hashlib.sha256(json.dumps([depends, _processor()], sort_keys=True).encode()).hexdigest()[:32]
-    root = Path(os.environ.get("VITQUANT_CACHE") or "~/.cache/vitquant").expanduser() / "compiled"
+    return files.private_folder(files.cache_root() / "compiled") / key
+
+
+def for_inductor() -> Path:
+    """The folder in which Inductor works, made; from now on it and Triton keep what they write there.
+
+    It is `inductor` beside `compiled`, unless the environment names another, or the C++ compiler could not be told
+    of it: Inductor splits commands at spaces, and at quotes. Then it is Inductor's own choice, a temporary folder.
+
+    Raises:
+        UnsupportedError: that is no better.
+        VitquantError: the cache cannot be made.
+    """
+    own = files.private_folder(files.cache_root() / "inductor")
+    os.environ.setdefault("TRITON_CACHE_DIR", str(own / "triton"))
+    from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
+
+    default = default_cache_dir()  # an import may have put it into the environment
+    if survives_a_command(own) and Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)) == Path(default):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(cache_dir())
     except OSError as error:
-        raise VitquantError(f"{root} cannot be made ({error.strerror}): set VITQUANT_CACHE to a folder") from None
-    return root / key
+        raise VitquantError(f"{error.filename} cannot be made ({error.strerror}): set VITQUANT_CACHE") from None
+    files.private(folder.resolve())
+    if not survives_a_command(folder):
+        raise UnsupportedError(
+            f"torch.compile cannot work in {str(folder)!r}, for its spaces, quotes or backslashes: "
+            "set VITQUANT_CACHE, or TORCHINDUCTOR_CACHE_DIR, to a folder without"
+        )
+    return folder
+
+
+def survives_a_command(folder: Path) -> bool:
+    """Whether a path that stands in a command unquoted is one word of it, as it was."""
+    try:
+        return shlex.split(str(folder)) == [str(folder)]
+    except ValueError:  # a quote is not closed
+        return False
 
 
 @contextmanager
@@ -40,7 +75,7 @@ def lock(place: Path) -> Iterator[None]:
     """
     file = place.with_suffix(".lock")
     try:
-        stream = file.open("w")
+        stream = os.fdopen(files.open_private(file))
     except OSError as error:
         raise VitquantError(f"{file} cannot be written ({error.strerror}): set VITQUANT_CACHE to a folder") from None
     with stream:

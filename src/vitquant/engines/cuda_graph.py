@@ -4,17 +4,27 @@ A ViT's blocks share their shapes, so that Inductor compiles one for all of them
 model takes, with the same kernels inside. The graph then replays the pass as one launch.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from vitquant.engines import cache
 
 BATCH_SIZES = 256  # that a process may compile for; PyTorch stops with an error after 8
 WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libraries' workspaces
 
 
 def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is."""
+    """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is.
+
+    Raises:
+        UnsupportedError: torch.compile cannot work where the cache is.
+        VitquantError: the cache cannot be made.
+    """
+    cache.for_inductor()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     torch._dynamo.config.recompile_limit = BATCH_SIZES
     for name, block in list(blocks.named_children()):
         setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))

@@ -9,15 +9,17 @@ model runs, so that threads would wait for each other.
 """
 
 import ctypes
+import errno
 import inspect
 import logging
 import os
+import shutil
 import warnings
 import weakref
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -51,7 +53,7 @@ def load(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Callabl
     folder = cache_folder(artifact, module)
     if not (folder / LIBRARY).is_file():
         _fill(folder, artifact, module)
-    return Library(folder / LIBRARY, len(artifact.spec.classes))
+    return Library(files.private(files.private(folder) / LIBRARY), len(artifact.spec.classes))
 
 
 def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Path:
@@ -140,9 +142,13 @@ def _fill(folder: Path, artifact: Artifact, module: Callable[[Artifact], nn.Modu
         _check_compiler()
         side = artifact.spec.preprocessing.crop
         with files.atomic(folder) as partial:
-            partial.mkdir()
-            with TemporaryDirectory(dir=partial, prefix="scratch-") as scratch:
-                compile_module(module(artifact), side, Path(scratch)).replace(partial / LIBRARY)
+            partial.mkdir(mode=0o700)
+            scratch = cache.for_inductor() / f"scratch-{folder.name}"  # `partial` may be nowhere that Inductor can be
+            with files.atomic(scratch) as own:
+                own.mkdir()
+                shutil.move(compile_module(module(artifact), side, own), partial / LIBRARY)
+            (partial / LIBRARY).chmod(0o700)  # whatever the umask
+            files.remove(scratch)
 
 
 def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
@@ -150,6 +156,7 @@ def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
 
     Raises:
         UnsupportedError: the C++ compiler or Inductor fails.
+        OSError: the disk is full.
     """
     from torch._inductor import aot_compile
     from torch._inductor.exc import CppCompileError, InductorError
@@ -160,12 +167,20 @@ def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-            options = {**CONFIG, "aot_inductor.output_path": str(scratch)}
+            headers = cache.survives_a_command(Path(gettempdir()))  # they always lie there
+            options = {
+                **CONFIG,
+                "aot_inductor.output_path": str(scratch),
+                "aot_inductor.precompile_headers": headers,
+            }
             library = aot_compile(program.module(check_guards=False), (images,), options=options)
     except CppCompileError as error:
         reason = next((line for line in str(error).splitlines() if "error" in line), "no message")
         raise UnsupportedError(f"the C++ compiler fails on what torch.compile writes: {reason.strip()}") from None
     except InductorError as error:
+        inner = error.inner_exception
+        if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise inner from None  # a full disk is no property of the recipe
         raise UnsupportedError(f"torch.compile fails: {str(error).splitlines()[0]}") from None
     return Path(str(library))
 
@@ -190,6 +205,6 @@ def _release_file_pages(library: Path) -> None:
     libc, page_out = ctypes.CDLL(None), 21  # MADV_PAGEOUT: what was written to stays
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, permissions, *_, name = line.split(maxsplit=5)
-        if permissions == "r--p" and name == str(library):
+        if permissions == "r--p" and name == str(library).replace("\n", "\\012"):
             start, end = (int(address, 16) for address in span.split("-"))
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), page_out)

@@ -10,7 +10,8 @@ from torch.ao.nn.quantized import dynamic as nnqd
 
 from vitquant.artifact import Artifact, read_weights
 from vitquant.errors import UnsupportedError
-from vitquant.models.loading import empty_model
+from vitquant.models.loading import check_tensors
+from vitquant.models.vit import ViTClassifier
 
 Engine = Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"]
 
@@ -33,14 +34,27 @@ def use_engine(wanted: Engine) -> str:
     raise UnsupportedError(f"PyTorch has no quantized engine {wanted!r} on {machine}: it has {', '.join(supported)}")
 
 
-def restore(artifact: Artifact, linear: type[nnqd.Linear]) -> nn.Module:
-    """The model in evaluation mode, its integer weights packed into layers of the type `linear`.
+def restore(model: ViTClassifier, artifact: Artifact, linear: type[nnqd.Linear]) -> ViTClassifier:
+    """Fill a model without memory; the integer weights are packed into layers of the type `linear`.
 
     The artifact holds a quantized layer as weight (INT8), scale, zero_point and, where it has one, bias.
+
+    Raises:
+        VitquantError: its tensors are not the model's by name, shape and type.
     """
     tensors = read_weights(artifact.path)
-    quantized = {key.removesuffix(".scale") for key in tensors if key.endswith(".scale")}
-    model = empty_model(artifact)
+    linears = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    quantized = {name for name in linears if f"{name}.scale" in tensors}
+    expected = model.state_dict()
+    for name in quantized:
+        integers = expected[f"{name}.weight"].to(torch.int8)
+        expected[f"{name}.weight"] = integers
+        if tensors[f"{name}.scale"].ndim:  # per channel
+            scale, zero_point = integers[:, 0].float(), integers[:, 0]
+        else:
+            scale, zero_point = torch.empty((), dtype=torch.float64), torch.empty((), dtype=torch.int64)
+        expected |= {f"{name}.scale": scale, f"{name}.zero_point": zero_point}
+    check_tensors(artifact, tensors, expected)
     floats = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in quantized}
     model.load_state_dict(floats, strict=False, assign=True)
     for name in quantized:
@@ -48,7 +62,7 @@ def restore(artifact: Artifact, linear: type[nnqd.Linear]) -> nn.Module:
         layer = linear(weight.shape[1], weight.shape[0])
         layer.set_weight_bias(weight, tensors.get(f"{name}.bias"))
         model.set_submodule(name, layer)
-    return model.eval()
+    return model
 
 
 def quantized_tensor(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from vitquant.cpu import cores
+from vitquant.cpu import cores, quota
 from vitquant.measure import nvml
 
 ISA_FLAGS = (
@@ -36,6 +36,7 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "cores": cores(),
+        "cpu_quota": quota(),
         "gpu": nvml.name(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "os": platform.system(),

@@ -1,5 +1,6 @@
 """Where the time of a pass goes, by kind of operation or kernel, as PyTorch's profiler sees it."""
 
+import os
 import re
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ def by_kind(forward: Callable[[], object], device: torch.device, images: int) ->
 def by_name(forward: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Milliseconds per pass of each CUDA kernel, or CPU operator without what it calls in turn, by its name."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    if device.type == "cpu":
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it looks for a GPU, and says on stderr that there is none
     with torch.profiler.profile(activities=[activity]) as profiler:
         for _ in range(PASSES):
             forward()

@@ -4,16 +4,24 @@ Each is a new interpreter. Forking them from one that has imported the libraries
 then pages of the libraries that a recipe touches first would count as the recipe's memory (15 MB, measured).
 """
 
+import contextlib
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
 from vitquant.errors import UnsupportedError, VitquantError
 
+GRACE = 3  # seconds to end in, for a worker that has been hung up on
+
 
 class Worker:
     """Runs `serve(connection, *arguments)` in a new interpreter; nothing of this one is inherited.
+
+    Ctrl-C does not reach it: this process hears of it, and hangs up.
 
     A VitquantError that `serve` raises is raised again by `receive`.
     """
@@ -22,7 +30,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_run, args=(serve, remote, *arguments), daemon=True)
-        self._process.start()
+        resource_tracker.ensure_running()  # starting it, as `start` would, lets SIGINT through again
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits that
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         remote.close()
 
     def send(self, value: Any) -> None:
@@ -57,15 +70,20 @@ class Worker:
         return self._process.pid
 
     def close(self) -> None:
-        """Hang up, which ends `serve` when it next waits, and wait for the process."""
+        """Hang up, which ends `serve` when it next waits, and wait for the process; end it if that takes long."""
         self._connection.close()
+        for insist in (self._process.terminate, self._process.kill):
+            self._process.join(GRACE)
+            insist()
         self._process.join()
 
 
 def _run(serve: Callable[..., None], connection: Connection, *arguments: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half-written is then removed
     try:
         serve(connection, *arguments)
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
     except VitquantError as error:
-        connection.send(error)
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(error)

@@ -7,6 +7,7 @@ on a ViT-S they cost 5 % in FP32 and 20 % in INT8; those that the session makes 
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from vitquant.errors import UnsupportedError
 from vitquant.params import Section
 from vitquant.traits import Arithmetic, Traits
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it then sends nothing, and leaves no id in the home directory
 with contextlib.suppress(UnsupportedError):
     require("onnxruntime")  # now, so that no measurement of `load` counts the import
 

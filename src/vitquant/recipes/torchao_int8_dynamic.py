@@ -4,6 +4,7 @@ torchao (`Int8DynamicActivationInt8WeightConfig`) quantizes the weights. The lay
 torchao's levels: it computes what torchao's does, in a third of the operations, which halves the time of compiling.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, unfinished, write_weights
+from vitquant.artifact import Artifact, unfinished, write_weights
 from vitquant.engines import inductor
-from vitquant.errors import UnsupportedError
-from vitquant.models.loading import empty_model, load_model
+from vitquant.engines.require import require
+from vitquant.models.loading import empty_model, fill, load_model
 from vitquant.params import Section
 from vitquant.quantization.layers import INT8_FULL, DynamicLinear, replace_linear
 from vitquant.traits import Traits
@@ -47,16 +48,14 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
     model = replace_linear(empty_model(artifact), _empty)
-    model.load_state_dict(read_weights(artifact.path), assign=True)
+    fill(model, artifact)
     return model
 
 
 def _quantized(layer: nn.Linear) -> DynamicLinear:
-    try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    except ImportError:
-        raise UnsupportedError("torchao is not installed: run `uv sync`") from None
-    quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # a deprecated call of torchao's
+    torchao = require("torchao.quantization")
+    torchao.quantize_(layer, torchao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
     weight: Any = layer.weight
     return DynamicLinear(weight.qdata, weight.scale.flatten(), layer.bias, INT8_FULL)
 

@@ -207,6 +207,7 @@ def _whole(library: Path) -> bool:
     """Whether a library ends with the digest of what comes before it: a damaged one could end the process."""
     if not library.is_file():
         return False
+    files.private(library)
     content = library.read_bytes()
     return content[-DIGEST:] == hashlib.sha256(content[:-DIGEST]).digest()
 
@@ -222,6 +223,7 @@ def _compile(library: Path, flags: list[str]) -> None:
             raise UnsupportedError(f"{shlex.join(command)} cannot compile the INT8 kernels: {reason}")
         with partial.open("ab") as file:
             file.write(bytes.fromhex(files.sha256(partial)))
+        partial.chmod(0o700)  # whatever the umask
 
 
 def _compiler() -> list[str]:
