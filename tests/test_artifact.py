@@ -135,3 +135,29 @@ def test_an_interrupted_build_leaves_no_artifact(fp32: Path, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         artifact.write(tmp_path / "out", artifact.open_artifact(fp32).spec, fill)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {}}, "lists no files"),
+        ({"files": {"../fp32/model.safetensors": {"sha256": "0" * 64, "bytes": 1}}}, "which recipe.json does not list"),
+    ],
+)
+def test_files_that_are_not_the_artifacts_own(fp32: Path, tmp_path: Path, change: dict, message: str) -> None:
+    shutil.copytree(fp32, tmp_path / "copy")
+    spec = json.loads((tmp_path / "copy/recipe.json").read_text())
+    (tmp_path / "copy/recipe.json").write_text(json.dumps(spec | change))
+    with pytest.raises(VitquantError, match=message):
+        artifact.open_artifact(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret"])
+def test_a_path_that_leaves_the_artifact(fp32: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(fp32, tmp_path / "copy")
+    (tmp_path / "secret").write_text("x")
+    spec = json.loads((tmp_path / "copy/recipe.json").read_text())
+    spec["files"][name] = {"sha256": "0" * 64, "bytes": 1}
+    (tmp_path / "copy/recipe.json").write_text(json.dumps(spec))
+    with pytest.raises(VitquantError, match="it lies outside of the artifact"):
+        artifact.open_artifact(tmp_path / "copy")

@@ -176,8 +176,15 @@ def open_artifact(path: Path) -> Artifact:
         spec = Spec.model_validate(content)
     except ValidationError as error:
         raise VitquantError(f"{path / SPEC_FILE}: {describe(error, content)}: {mend}") from None
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {SPEC_FILE}
+    if not spec.files and not spec.unavailable:
+        raise VitquantError(f"{path / SPEC_FILE} lists no files: {mend}")
+    if present - spec.files.keys():
+        raise VitquantError(f"{path} holds {min(present - spec.files.keys())}, which {SPEC_FILE} does not list: {mend}")
     for name, digest in spec.files.items():
         file = path / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise VitquantError(f"{path / SPEC_FILE}: files.{name}: it lies outside of the artifact: {mend}")
         if not file.is_file():
             raise VitquantError(f"{file} is missing: {mend}")
         if file.stat().st_size != digest.bytes:
@@ -204,5 +211,15 @@ def write_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The tensors of an artifact directory that `open_artifact` has verified."""
-    return load_file(directory / WEIGHTS_FILE)
+    """The tensors of an artifact directory that `open_artifact` has verified.
+
+    Raises:
+        VitquantError: it has no weights, or not in that format.
+    """
+    file = directory / WEIGHTS_FILE
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise VitquantError(f"{file} is missing: make it again with `dvc repro`") from None
+    except SafetensorError as error:
+        raise VitquantError(f"{file} is no safetensors file ({error}): make it again with `dvc repro`") from None

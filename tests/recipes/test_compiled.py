@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitquant import artifact, recipes
-from vitquant.artifact import Artifact
+from vitquant.artifact import Artifact, unfinished
 from vitquant.recipes import compiled
 
 from .examples import EXAMPLES
@@ -18,9 +18,11 @@ def test_bfloat16_is_the_backbone_s_and_the_head_stays_float32(fp32: Path, prepa
     for name, tensor in weights.items():
         assert torch.equal(tensor, floats[name] if name.startswith("head.") else floats[name].bfloat16())
     artifact.write_weights(tmp_path, weights)
-    images = prepared.images("val")[:5]
+    images, options = prepared.images("val")[:5], compiled.Options(dtype="bfloat16")
     with torch.inference_mode():
-        logits = compiled.module(Artifact(tmp_path, reference.artifact.spec))(reference.preprocess(images))
+        logits = compiled.module(unfinished(reference.artifact.spec, tmp_path, "compiled", options))(
+            reference.preprocess(images)
+        )
     expected = reference(images)
     assert logits.dtype == torch.float32
     assert np.abs(logits.numpy() - expected).max() < 0.05 * np.abs(expected).max()
@@ -31,7 +33,7 @@ def test_interrupted_it_leaves_no_artifact(
 ) -> None:
     """After the weights have been written, while it compiles."""
 
-    def interrupt(opened: Artifact) -> NoReturn:
+    def interrupt(opened: Artifact, dtype: torch.dtype) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "cache"))

@@ -6,6 +6,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity
 
-from vitquant import artifact, recipes
+from vitquant import artifact, files, recipes
 from vitquant.artifact import CPU, Predictor
 from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
 from vitquant.parallel import choose_device, one_core_each
 
 from .examples import EXAMPLES, FIRST, Built, Run
@@ -105,17 +107,21 @@ def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches
 def test_a_build_that_fails_leaves_nothing(
     name: str, run: Run, fp32: Path, calibration: Images, tmp_path: Path
 ) -> None:
-    artifact.write(tmp_path / "fp32", artifact.open_artifact(fp32).spec, lambda _: {})  # no weights in it
-    with pytest.raises(FileNotFoundError):
+    def fill(directory: Path) -> dict[str, Any]:
+        (directory / "model.safetensors").write_bytes(b"no weights")
+        return {}
+
+    artifact.write(tmp_path / "fp32", artifact.open_artifact(fp32).spec, fill)
+    with pytest.raises(VitquantError, match="is no safetensors file"):
         run(name, recipes.build, name, EXAMPLES[name].recipe, tmp_path / "fp32", tmp_path / "r", calibration)
     assert [path.name for path in tmp_path.iterdir()] == ["fp32"]
 
 
 @every_example
 def test_the_artifact_is_data_and_recipe_json_has_the_digest_of_each_file(name: str, built: Built) -> None:
-    files = {file.relative_to(built(name)).as_posix() for file in built(name).rglob("*")}
+    found = {file.relative_to(built(name)).as_posix() for file in built(name).rglob("*")}
     digests = set(artifact.open_artifact(built(name)).spec.files)
-    assert files == {"recipe.json", *digests}
+    assert found == {"recipe.json", *digests}
     assert digests in FORMATS
 
 
@@ -176,3 +182,43 @@ def test_it_is_eager_or_compiled_as_its_traits_say(name: str, built: Built, run:
         assert called == NORMS
     else:
         assert called <= 1  # the last, between the compiled blocks and the head
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith(("onnxruntime", "openvino"))])
+def test_tensors_that_do_not_fit_are_refused(name: str, run: Run, built: Built, tmp_path: Path) -> None:
+    """Before their addresses are handed to a kernel, which would read beyond them."""
+    tensors = artifact.read_weights(built(name))
+    bias = next(key for key in tensors if key.endswith("mlp.fc1.bias"))
+    norm = next(key for key in tensors if key.endswith("norm2.weight"))
+    for problem, changed in {
+        f"{bias} is": tensors | {bias: tensors[bias][:-8].clone()},
+        f"{norm} is": tensors | {norm: tensors[norm].double()},
+        f"{norm} is missing": {key: tensor for key, tensor in tensors.items() if key != norm},
+        "more is unknown": tensors | {"more": torch.zeros(1)},
+    }.items():
+        bad = with_tensors(built(name), changed, tmp_path)
+        with pytest.raises(VitquantError, match=f"does not fit vit_of_two_blocks: {problem}"):
+            run(name, recipes.load, bad)
+
+
+@every_example
+def test_options_that_the_method_does_not_take_are_refused(name: str, run: Run, built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built(name), tmp_path / "copy")
+    spec = files.read_json(tmp_path / "copy/recipe.json")
+    files.write_json(tmp_path / "copy/recipe.json", spec | {"options": {"colour": "red"}})
+    with pytest.raises(VitquantError, match="recipe.json: options: .*colour: unknown key"):
+        run(name, recipes.load, tmp_path / "copy")
+
+
+def with_tensors(path: Path, tensors: dict[str, torch.Tensor], folder: Path) -> Path:
+    """A copy of the artifact with other tensors, and their digest."""
+    copy = folder / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    spec = artifact.open_artifact(path).spec
+
+    def fill(directory: Path) -> dict[str, Any]:
+        artifact.write_weights(directory, tensors)
+        return {}
+
+    artifact.write(copy, spec, fill)
+    return copy

@@ -1,17 +1,59 @@
 """The classifier that an artifact describes, with its weights or without."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights
+from vitquant.artifact import WEIGHTS_FILE, Artifact, read_weights
+from vitquant.errors import VitquantError
 from vitquant.models.vit import ViTClassifier
 
+SHOWN = 5  # problems of an artifact
 
-def load_model(artifact: Artifact) -> ViTClassifier:
-    """The model of an artifact whose weights are floating point, in evaluation mode."""
+
+def load_model(artifact: Artifact, dtype: torch.dtype = torch.float32) -> ViTClassifier:
+    """The model of an artifact whose weights are floating point, those of its backbone `dtype`, in evaluation mode."""
     model = empty_model(artifact)
-    model.load_state_dict(read_weights(artifact.path), assign=True)
+    model.backbone.to(dtype)
+    return fill(model, artifact)
+
+
+def fill(model: ViTClassifier, artifact: Artifact) -> ViTClassifier:
+    """Give a model without memory the artifact's tensors, which must be its own by name, shape and type.
+
+    Raises:
+        VitquantError: one is not.
+    """
+    tensors = read_weights(artifact.path)
+    check_tensors(artifact, tensors, model.state_dict())
+    model.load_state_dict(tensors, assign=True)
     return model
+
+
+def check_tensors(artifact: Artifact, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """See that tensors are those expected, by name, shape and type: what follows may hand on their addresses.
+
+    Raises:
+        VitquantError: one is missing, unknown, of another shape or of another type.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    for name, tensor in tensors.items():
+        found = _described(tensor)
+        if name not in expected:
+            problems.append(f"{name} is unknown")
+        elif found != _described(expected[name]):
+            problems.append(f"{name} is {found}, expected {_described(expected[name])}")
+    if problems:
+        shown = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+        raise VitquantError(
+            f"{artifact.path / WEIGHTS_FILE} does not fit {artifact.spec.architecture}: {shown}: make it again with "
+            "`dvc repro`"
+        )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def empty_model(artifact: Artifact) -> ViTClassifier:

@@ -106,4 +106,10 @@ def load(path: Path, device: torch.device = CPU) -> Predictor:
     if opened.spec.unavailable:
         raise UnsupportedError(opened.spec.unavailable)
     device = device if device.type in opened.spec.traits.devices else CPU
-    return Predictor(opened, method(opened.spec.method).load(opened, device), device)
+    module = method(opened.spec.method)
+    try:
+        module.Options.model_validate(opened.spec.options)
+    except ValidationError as error:
+        said = describe(error, opened.spec.options)
+        raise VitquantError(f"{opened.path}: recipe.json: options: {said}: make it again with `dvc repro`") from None
+    return Predictor(opened, module.load(opened, device), device)

@@ -45,4 +45,4 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 
 def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
-    return CastBackbone(load_model(artifact))
+    return CastBackbone(load_model(artifact, getattr(torch, artifact.spec.options["dtype"])))

@@ -21,7 +21,7 @@ from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_q
 from vitquant.artifact import Artifact, write_weights
 from vitquant.engines.quantized_engine import Engine, restore, use_engine
 from vitquant.errors import VitquantError
-from vitquant.models.loading import load_model
+from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
 from vitquant.traits import Traits
 
@@ -59,7 +59,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pack the integer weights for this CPU; the FP32 weights of quantized layers are never allocated."""
     use_engine(artifact.spec.options["engine"])
-    return restore(artifact, nnqd.Linear).to(device)
+    return restore(empty_model(artifact), artifact, nnqd.Linear).to(device)
 
 
 def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:

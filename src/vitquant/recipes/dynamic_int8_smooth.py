@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.ao.nn.quantized import dynamic as nnqd
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact, write_weights
 from vitquant.engines.quantized_engine import Engine, restore, use_engine
-from vitquant.models.loading import load_model
+from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
 from vitquant.quantization import rounding, smoothing
 from vitquant.quantization.layers import SmoothedGELU
@@ -61,13 +61,10 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pack the integer weights for this CPU."""
     use_engine(artifact.spec.options["engine"])
-    model: Any = restore(artifact, FineClassTokenLinear)
-    tensors = read_weights(artifact.path)
-    for index, block in enumerate(model.backbone.blocks):
-        path = f"backbone.blocks.{index}.mlp.act"
-        block.mlp.act = SmoothedGELU(tensors[f"{path}.centre"], tensors[f"{path}.inverse"])
-    result: Callable[[Tensor], Tensor] = model
-    return result
+    model: Any = empty_model(artifact)
+    for block in model.backbone.blocks:
+        block.mlp.act = SmoothedGELU(block.mlp.fc1.bias, block.mlp.fc1.bias)
+    return restore(model, artifact, FineClassTokenLinear)
 
 
 class FineClassTokenLinear(nnqd.Linear):

@@ -55,7 +55,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     options = Options.model_validate(artifact.spec.options)
     check_capability(options.dtype, device)
     allow_tf32(options.dtype == "tfloat32")
-    model = CastBackbone(load_model(artifact)).to(device).eval()
+    model = CastBackbone(load_model(artifact, DTYPES[options.dtype])).to(device).eval()
     return cuda_graph.compile_blocks(model.model.backbone.blocks, model, device) if options.compile else model
 
 

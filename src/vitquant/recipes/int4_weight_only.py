@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact, write_weights
 from vitquant.errors import UnsupportedError
-from vitquant.models.loading import CastBackbone, empty_model, load_model
+from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.params import Section
 from vitquant.quantization import rounding
 from vitquant.quantization.layers import replace_linear
@@ -86,7 +86,8 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model, eager; no layer's weights are kept in floating point."""
     model = replace_linear(empty_model(artifact), _empty)
-    model.load_state_dict(read_weights(artifact.path), assign=True)
+    model.backbone.to(torch.bfloat16)
+    fill(model, artifact)
     return CastBackbone(model).eval()
 
 

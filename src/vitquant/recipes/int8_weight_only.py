@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, write_weights
-from vitquant.models.loading import CastBackbone, empty_model, load_model
+from vitquant.artifact import Artifact, write_weights
+from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Section
 from vitquant.quantization.layers import WeightOnlyLinear, replace_linear
@@ -41,7 +41,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model, eager; no layer's weights are kept in floating point."""
     model = quantize(empty_model(artifact))
-    model.load_state_dict(read_weights(artifact.path), assign=True)
+    fill(model, artifact)
     return CastBackbone(model).eval()
 
 

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, unfinished, write_weights
+from vitquant.artifact import Artifact, unfinished, write_weights
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError
-from vitquant.models.loading import empty_model, load_model
+from vitquant.models.loading import empty_model, fill, load_model
 from vitquant.params import Section
 from vitquant.quantization.layers import replace_linear
 from vitquant.quantization.observe import Ranges, observe
@@ -126,7 +126,7 @@ def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
     unset = torch.zeros(()), torch.zeros((), dtype=torch.int64)
     model = replace_linear(empty_model(artifact), lambda layer: StaticInt8Linear(layer, *unset))
-    model.load_state_dict(read_weights(artifact.path), assign=True)
+    fill(model, artifact)
     for layer in model.modules():
         if isinstance(layer, StaticInt8Linear):
             layer.read_numbers()

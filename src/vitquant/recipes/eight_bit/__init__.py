@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact, write_weights
 from vitquant.engines import cuda_graph
 from vitquant.engines.capability import check_capability
-from vitquant.models.loading import CastBackbone, empty_model, load_model
+from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device
 from vitquant.params import Section
@@ -111,11 +111,11 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     model = replace_linear(
         empty_model(artifact), lambda layer: _layer(options)(layer.weight.to(dtype), layer.weight[:, 0], layer.bias)
     )
-    tensors = read_weights(artifact.path)
     if options.smooth:
         for _, block in _blocks(model):
             block.mlp.act = SmoothedGELU(block.mlp.fc1.bias, block.mlp.fc1.bias)
-    model.load_state_dict(tensors, assign=True)
+    cast_floats(model.backbone, getattr(torch, options.dtype))
+    fill(model, artifact)
     whole = CastBackbone(model).to(device).eval()
     return cuda_graph.compile_blocks(model.backbone.blocks, whole, device)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from vitquant.artifact import Artifact, read_weights, write_weights
 from vitquant.errors import UnsupportedError
-from vitquant.models.loading import empty_model, load_model
+from vitquant.models.loading import check_tensors, empty_model, load_model
+from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import one_core_each
 from vitquant.params import Section
 from vitquant.quantization import rounding, smoothing
@@ -67,19 +68,35 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     """Pack the integer weights for this CPU.
 
     Raises:
+        VitquantError: the artifact's tensors are not what the architecture needs.
         UnsupportedError: they were rounded for a CPU with VNNI, and this one would sum them wrongly.
     """
-    tensors = read_weights(artifact.path)
+    model, tensors = empty_model(artifact), read_weights(artifact.path)
+    check_tensors(artifact, tensors, _expected(model))
     most = largest_weight_sum()
     if most and any(sums_of_four(weight).max() > most for weight in tensors.values() if weight.dtype == torch.int8):
         raise UnsupportedError(
             f"{artifact.path} was made on a CPU with VNNI, which this one lacks: quantize again here"
         )
-    model = empty_model(artifact)
     backbone: Any = model.backbone
     backbone.blocks = nn.Sequential(Int8Blocks(tensors, [_shape(block) for block in backbone.blocks]))
     model.load_state_dict(tensors, strict=False, assign=True)
     return model
+
+
+def _expected(model: ViTClassifier) -> dict[str, Tensor]:
+    """Tensors of the names, shapes and types that `build` writes."""
+    state = model.state_dict()
+    expected = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.blocks.")}
+    for index, block in enumerate(model.backbone.blocks):
+        path, hidden = f"backbone.blocks.{index}", block.get_submodule("mlp.fc1").weight[:, 0]
+        expected |= {f"{path}.mlp.centre": hidden, f"{path}.mlp.inverse": hidden}
+        expected |= {f"{path}.{name}": state[f"{path}.{name}"] for name in FLOATS if name.startswith("norm")}
+        for layer in LAYERS:
+            weight = state[f"{path}.{layer}.weight"]
+            expected |= {f"{path}.{layer}.weight": weight.to(torch.int8)}
+            expected |= {f"{path}.{layer}.{part}": weight[:, 0] for part in ("scale", "bias")}
+    return expected
 
 
 def _shape(block: Any) -> tuple[int, float, float]:
