@@ -3,7 +3,8 @@
 DVC hashes the files that the links lead to, so that a stage reruns when one of them changes, and only then.
 `dependencies/<stage>` holds everything that the stage's script imports, in functions too, and the data files beside
 those modules that they name; `quantize/<method>` and `evaluate/<method>` the recipe's method, which is loaded by its
-name, as well; `benchmark`, `profile` and `benchmark_cuda` the methods that params.yaml names.
+name, as well, and fp32's where the baseline is loaded too; `benchmark`, `profile` and `benchmark_cuda` the methods that
+params.yaml names.
 
     python dependencies/update.py            make the links what the imports are
     python dependencies/update.py --check    exit with 1 where they are not
@@ -51,8 +52,8 @@ def wanted() -> dict[Path, str]:
         raise VitquantError(f"params.yaml: there is no method {sorted(unknown)[0]!r}: run `vitquant check`")
     folders: dict[str, set[str]] = {stage: set() for stage in stages if f"vitquant.stages.{stage}" not in EXEMPT}
     folders |= dict.fromkeys(LOADING, named) | {"benchmark_cuda": on_gpu}
-    for stage in ("quantize", "evaluate"):
-        folders |= {f"{stage}/{method}": {method} for method in methods}
+    for stage, beside in (("quantize", set()), ("evaluate", {"fp32"})):  # the baseline tells what is too slow
+        folders |= {f"{stage}/{method}": {method} | beside for method in methods}
         del folders[stage]
     links = {}
     for folder, loaded in folders.items():

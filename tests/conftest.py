@@ -57,6 +57,7 @@ def mini_study(images: Path) -> dict:
         "study": "mini",
         "threads": "auto",
         "device": "cpu",
+        "max_slowdown": 1e9,
         "model": {"source": "random", "name": "test_vit", "seed": 0},
         "data": {
             "source": "folder",
@@ -67,6 +68,7 @@ def mini_study(images: Path) -> dict:
             "val_fraction": 0.4,
             "seed": 0,
             "on_undecodable": "stop",
+            "max_megapixels": 80,
         },
         "head": "probe",
         "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
@@ -97,7 +99,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         path = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         patch.setenv("VITQUANT_CACHE", str(path))
         yield path
 
@@ -150,3 +152,19 @@ recipes.build("r", recipe, Path({str(fp32)!r}), Path({str(destination)!r}), np.z
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     return artifact.open_artifact(destination).spec.unavailable
+
+
+def without_home(program: str, cache: Path | str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user without an account, and without HOME; `cache` may be empty, for none."""
+    if os.getuid():
+        pytest.skip("only root can take the accounts away")
+    mounts = " && ".join(f"mount --bind /dev/null /etc/{name}" for name in ("passwd", "nsswitch.conf"))
+    hide = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(
+        [*hide, *command], env=environment | {"VITQUANT_CACHE": str(cache)}, capture_output=True, text=True, check=False
+    )
+    if "unshare" in result.stderr or "mount" in result.stderr:
+        pytest.skip(f"the accounts cannot be taken away here: {result.stderr.strip()}")
+    return result

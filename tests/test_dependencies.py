@@ -89,9 +89,10 @@ LAYERS = (  # none imports one of an earlier row
     ("measure",),
     ("recipes",),
     ("engines", "quantization"),
-    ("models",),
+    ("models", "inputs"),
     ("data", "parallel", "artifact"),
     ("images", "params", "traits", "wheels", "downloads", "files", "cpu"),
+    ("urls", "zips"),
     ("errors",),
 )
 

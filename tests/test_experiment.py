@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc.utils.hydra import apply_overrides
 
 from vitquant import experiment, params
 from vitquant.errors import VitquantError
@@ -12,16 +11,45 @@ REPOSITORY = Path(__file__).parents[1]
 STUDY = REPOSITORY / "studies/tiny-imagenet.yaml"
 
 
-def test_the_settings_turn_params_yaml_into_the_study(tmp_path: Path) -> None:
-    """Applied by DVC itself, they give exactly the study's sections and leave the others alone."""
-    shutil.copyfile(REPOSITORY / "params.yaml", tmp_path / "params.yaml")
+def test_a_study_replaces_whole_sections() -> None:
     current = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     sections = yaml.safe_load(STUDY.read_text())
-    apply_overrides(tmp_path / "params.yaml", experiment._overrides(current, sections))
-    assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == {**current, **sections}
-    loaded = params.load(tmp_path / "params.yaml")
-    assert loaded.model.source == "dinov2"
-    assert loaded.head == "imagenet1k"
+    merged = experiment.merge(STUDY, REPOSITORY / "params.yaml", ())
+    assert merged == {**current, **sections}
+    assert params.validate(merged, STUDY).head == "imagenet1k"
+
+
+def test_any_section_and_value_comes_through(tmp_path: Path) -> None:
+    odd = {"method": "m", "ü 🙂": ["\t", "\\", "yes", "1e-5", "a: b # c", "{x}", "'\"", "", None, True, 1e-05, 2**40]}
+    sections = {"recipes": {"fp32": odd}, "cuda": {}, "benchmark": [1]}
+    params.write_yaml(tmp_path / "study.yaml", sections)
+    merged = experiment.merge(tmp_path / "study.yaml", REPOSITORY / "params.yaml", ("recipes.fp32.method=[1e-5, ü]",))
+    assert merged["recipes"] == {"fp32": odd | {"method": [1e-5, "ü"]}}
+    assert merged["cuda"] == {}
+    params.write_yaml(tmp_path / "merged.yaml", merged)
+    assert params.read_yaml(tmp_path / "merged.yaml") == merged
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tmp_path / "study.yaml"
+    study.write_text("data: {source: folder, path: mine}\nmodel: {source: file, path: a.pth}\n")
+    merged = experiment.merge(study, REPOSITORY / "params.yaml", ("model.path=../b.pth",))
+    assert merged["data"]["path"] == str(tmp_path / "mine")
+    assert Path(merged["model"]["path"]) == tmp_path / "../b.pth"
+
+
+@pytest.mark.parametrize("change", ["head", "=probe", "data.=1", "nothing.key=1", "study.key=1"])
+def test_a_change_that_is_none(change: str) -> None:
+    with pytest.raises(VitquantError, match=r"--set .*: give a key of params.yaml and its value"):
+        experiment.merge(STUDY, REPOSITORY / "params.yaml", (change,))
+
+
+@pytest.mark.parametrize("change", ["nothing.url=https://me:secret@host/a", "data.url=[https://me:secret@host/a"])
+def test_a_change_does_not_show_its_password(change: str) -> None:
+    with pytest.raises(VitquantError, match=r"--set .*//host/a") as error:
+        experiment.merge(STUDY, REPOSITORY / "params.yaml", (change,))
+    assert "secret" not in str(error.value)
 
 
 def test_a_host_that_cannot_be_reached_is_named_and_nothing_runs(
@@ -30,6 +58,7 @@ def test_a_host_that_cannot_be_reached_is_named_and_nothing_runs(
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(REPOSITORY / "params.yaml", tmp_path / "params.yaml")
     study = yaml.safe_load(STUDY.read_text())
+    study["model"] |= {"url": "file:///w.pth", "head_url": "file:///h.pth"}
     study["data"]["url"] = "http://127.0.0.1:9/tiny-imagenet-200.zip"  # the discard port: nothing listens
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(
@@ -41,10 +70,13 @@ def test_a_host_that_cannot_be_reached_is_named_and_nothing_runs(
 
 
 def test_only_what_is_downloaded_must_be_reachable() -> None:
-    settings = ['++model.url="https://a.example/w.pth"', '++model.head_url="https://a.example/h.pth"', "head=probe"]
-    settings += ['++data.url="http://b.example/d.zip"', "data.url=file:///d.zip"]
-    assert experiment._urls(settings) == {"model.url": "https://a.example/w.pth"}
-    assert set(experiment._urls([*settings, 'head="imagenet1k"'])) == {"model.url", "model.head_url"}
+    def urls(*changes: str) -> dict[str, str]:
+        return experiment._urls(params.validate(experiment.merge(STUDY, REPOSITORY / "params.yaml", changes), STUDY))
+
+    assert urls("model.url=https://a.example/w", "data.url=file:///d.zip", "head=probe") == {
+        "model.url": "https://a.example/w"
+    }
+    assert urls().keys() == {"model.url", "model.head_url", "data.url"}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +86,7 @@ def test_only_what_is_downloaded_must_be_reachable() -> None:
         ("model: [", "study.yaml is not valid YAML"),
         ("- model", "must hold sections of params.yaml"),
         ("colour: red", "study.yaml: colour: unknown key"),
+        ("study: '${oc.env:HOME}'", "study.yaml: study: '${' would be replaced by DVC"),
         ("head: tail", "study.yaml: head: Input should be 'probe', 'imagenet1k' or 'none'"),
     ],
 )

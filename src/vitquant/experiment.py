@@ -1,21 +1,26 @@
 """Another study as a DVC experiment, so that the committed one stays as it is.
 
-A study file holds whole sections of params.yaml, which replace those of the same name. The experiment runs in
-a directory of its own (`dvc exp run --temp`); its results are a commit that `dvc exp show` and `dvc exp diff`
+A study file holds whole sections of params.yaml, which replace those of the same name. The experiment runs in a copy of
+the repository, which has a params.yaml of its own; its results are a commit that `dvc exp show` and `dvc exp diff`
 read, and are copied out for reading.
 """
 
-import json
+import shutil
 import subprocess
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from vitquant import files, params, recipes
+from vitquant import files, inputs, params, recipes
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
 from vitquant.models.vit import preprocessing
+from vitquant.params import Params
+from vitquant.urls import shown
 
 
 def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path) -> Path:
@@ -23,29 +28,54 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
 
     Args:
         default: params.yaml.
-        changes: further `key=value` settings, as `dvc exp run --set-param` takes them.
+        changes: further settings, `key=value`; the value as in YAML, dots between the keys.
 
     Raises:
         VitquantError: the study or params.yaml is not valid, a host that it downloads from cannot be reached,
             or a stage failed.
     """
     name = study.stem
-    current, sections = _read(default), _read(study)
-    merged = {**current, **sections}
+    merged = merge(study, default, changes)
     wanted = params.validate(merged, study)
+    inputs.check(wanted, default.with_name("dvc.yaml"))
     preprocessing(wanted.model.name, wanted.data)  # now, not after minutes of work
     recipes.check(wanted)
-    settings = [*_overrides(current, sections), *changes]
-    for key, url in _urls(settings).items():
+    for key, url in _urls(wanted).items():
         check_reachable(url, key)  # now, not in the middle of a run
-    command = ["dvc", "exp", "run", "--temp", "--force", "--name", name]
-    for setting in settings:
-        command += ["--set-param", setting]
-    if subprocess.run(command, check=False).returncode:
-        raise VitquantError(
-            f"the study {name} did not finish: see the message above; params.yaml and results/ are as before"
-        )
-    return _copy_results(name, destination / name)
+    with _copy() as copy:
+        params.write_yaml(copy / default.name, merged)
+        if subprocess.run(["dvc", "exp", "run", "--name", name], cwd=copy, check=False).returncode:
+            raise VitquantError(
+                f"the study {name} did not finish: see the message above; params.yaml and results/ are as before, and "
+                "the stages that finished are kept for the next run"
+            )
+        ref = next(ref for ref in _git("for-each-ref", "--format=%(refname)", "refs/exps", cwd=copy).decode().split()
+                   if ref.endswith(f"/{name}"))  # fmt: skip
+        _git("fetch", "--quiet", str(copy), f"+{ref}:{ref}")
+    return _copy_results(ref, destination / name)
+
+
+def merge(study: Path, default: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters: sections of `study` instead of those of `default`, then `changes`; paths made absolute.
+
+    Raises:
+        VitquantError: a file is missing, not YAML or no mapping, or a change is not `key=value`.
+    """
+    merged = {**_read(default), **_read(study)}
+    for change in changes:
+        place, equals, value = change.partition("=")
+        *parents, key = place.split(".")
+        section: Any = merged
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if not equals or not key or not isinstance(section, dict):
+            raise VitquantError(f"--set {shown(change)}: give a key of params.yaml and its value, as in data.crop=224")
+        section[key] = params.parse_yaml(value, f"--set {change}")
+    for name in ("data", "model"):
+        section = merged.get(name)
+        if isinstance(section, dict) and isinstance(section.get("path"), str):
+            section["path"] = str(Path(section["path"]).absolute())
+    return merged
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,30 +85,39 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _overrides(current: dict[str, Any], sections: dict[str, Any]) -> list[str]:
-    """The settings that turn `current` into what the study's sections say."""
-    settings = []
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            settings.append(f"{name}={json.dumps(section)}")
-            continue
-        settings += [f"~{name}.{key}" for key in current.get(name, {}) if key not in section]
-        settings += [f"++{name}.{key}={json.dumps(value)}" for key, value in section.items()]
-    return settings
+def _urls(wanted: Params) -> dict[str, str]:
+    """What the study downloads over the network, by key."""
+    found: dict[str, str] = {}
+    for name, section in (("model", wanted.model), ("data", wanted.data)):
+        found |= {f"{name}.{key}": value for key, value in section if key.endswith("url") and value.startswith("http")}
+    if wanted.head != "imagenet1k":
+        found.pop("model.head_url", None)
+    return found
 
 
-def _urls(settings: list[str]) -> dict[str, str]:
-    """What the study downloads over the network, by key; a later setting counts."""
-    pairs = [setting.lstrip("+~").partition("=") for setting in settings]
-    values = {key: value.strip("\"'") for key, _, value in pairs}
-    if values.get("head") != "imagenet1k":
-        values.pop("model.head_url", None)
-    return {key: value for key, value in values.items() if key.endswith("url") and value.startswith("http")}
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """A clone of the repository, with the work tree as it stands and DVC's cache, for as long as it is needed."""
+    temporary = Path(_git("rev-parse", "--show-toplevel").decode().strip()) / ".dvc" / "tmp"
+    temporary.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=temporary, prefix="study-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder) / "repository"
+        _git("clone", "--quiet", "--no-checkout", ".", str(copy))
+        _git("reset", "--quiet", cwd=copy)
+        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").decode("utf-8", "surrogateescape")
+        for name in filter(None, listed.split("\0")):
+            if Path(name).is_symlink() or Path(name).is_file():  # else it is deleted
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(name, copy / name, follow_symlinks=False)
+        cache = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+        if Path(".dvc/config.local").is_file():
+            shutil.copy2(".dvc/config.local", copy / ".dvc/config.local")
+        command = ["dvc", "cache", "dir", "--quiet", "--local", str(Path(cache).absolute())]
+        subprocess.run(command, cwd=copy, check=True)
+        yield copy
 
 
-def _copy_results(name: str, destination: Path) -> Path:
-    refs = _git("for-each-ref", "--format=%(refname)", "refs/exps").decode().split()
-    ref = next(ref for ref in refs if ref.endswith(f"/{name}"))
+def _copy_results(ref: str, destination: Path) -> Path:
     with files.atomic(destination) as partial:
         partial.mkdir()
         with zipfile.ZipFile(BytesIO(_git("archive", "--format=zip", ref, "results"))) as archive:
@@ -86,5 +125,9 @@ def _copy_results(name: str, destination: Path) -> Path:
     return destination
 
 
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+def _git(*arguments: str, cwd: Path | None = None) -> bytes:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=True, cwd=cwd).stdout
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise VitquantError(f"git {arguments[0]} failed: {said[-1]}") from None

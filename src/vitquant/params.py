@@ -1,9 +1,9 @@
 """params.yaml as typed, validated, immutable objects. The comments in params.yaml say what each key means."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -14,18 +14,28 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from vitquant import files
 from vitquant.errors import VitquantError
+from vitquant.urls import shown
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Wheel = Annotated[str, Field(pattern="^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
+Wheel = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9._+!-]+$")]
 Url = Annotated[str, Field(pattern="^(https?://[^/]+|file://)/.+$")]
 Pixels = PositiveInt | Literal["auto"]
 RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Megapixels = Annotated[float, Field(gt=0, le=178)]  # beyond which Pillow refuses itself
 BASELINE = "fp32"  # the recipe of every difference and ratio
 SEED_RECIPE = "dynamic-int8"  # the seed report's, by which its claims are judged
+
+
+DEEPEST = 20  # levels of a YAML file; a study has six
+LONGEST = 3500  # characters of a value in it: whatever is written, a number then has fewer digits than Python prints
 
 
 class Section(BaseModel):
@@ -89,6 +99,7 @@ class Images(Section):
     interpolation: Literal["auto", "bilinear", "bicubic"]
     seed: Seed
     on_undecodable: Literal["stop", "skip"]
+    max_megapixels: Megapixels
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Images":
@@ -220,6 +231,7 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"]
     model: Annotated[Model, Field(discriminator="source")]
     data: Annotated[Data, Field(discriminator="source")]
+    max_slowdown: Annotated[float, Field(gt=1)]
     head: Literal["probe", "imagenet1k", "none"]
     probe: Probe
     calibration: Calibration
@@ -250,9 +262,9 @@ def describe(error: ValidationError, content: Any) -> str:
     for item in error.errors():
         place = _place(item["loc"], content, item["type"] == "missing")
         message = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"])
-        problems.setdefault(place, []).append(message or item["msg"].removeprefix("Value error, "))
+        problems.setdefault(place, []).append(message or item["msg"].removeprefix("Value error, ")[:300])
         if not message and not isinstance(item["input"], dict):
-            got[place] = f" (got {item['input']!r})"[:200]
+            got[place] = shown(f" (got {item['input']!r})")[:200]
     lines = [f"{place}: {', or '.join(messages)}{got.get(place, '')}" for place, messages in problems.items()]
     return "; ".join(line.removeprefix(": ") for line in lines)
 
@@ -282,14 +294,58 @@ def read_yaml(path: Path) -> Any:
     """The parsed content of a YAML file.
 
     Raises:
-        VitquantError: missing, or not YAML.
+        VitquantError: missing, not UTF-8, or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return parse_yaml(path.read_text("utf-8"), str(path))
     except FileNotFoundError:
         raise VitquantError(f"{path} is missing: run in the repository's root, or name another file") from None
-    except yaml.YAMLError as error:
-        raise VitquantError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise VitquantError(f"{path} is not UTF-8 (at byte {error.start}): save it as UTF-8") from None
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """YAML's content, as DVC reads it: version 1.2, where 1e-5 is a number.
+
+    Raises:
+        VitquantError: `name` is not YAML, or has aliases, of which a few lines can stand for billions of values, or is
+            deeper or has longer values than any study.
+    """
+    name = shown(name)
+    try:
+        _check_plain(text, name)
+        return _yaml().load(text)
+    except MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise VitquantError(f"{name} is not valid YAML: {place}{error.problem}") from None
+    except (YAMLError, ValueError) as error:
+        raise VitquantError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_plain(text: str, name: str) -> None:
+    """See that YAML is no larger than it looks, and no deeper than what reads it can go, before it is made values."""
+    depth = 0
+    for event in _yaml().parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        place = f"{name}: line {event.start_mark.line + 1}"
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+            raise VitquantError(f"{place}: anchors and aliases (&, *) are not taken: write the value out")
+        if depth > DEEPEST:
+            raise VitquantError(f"{place}: nested more than {DEEPEST} levels deep: a study's keys are not")
+        if isinstance(event, ScalarEvent) and len(event.value) > LONGEST:
+            raise VitquantError(f"{place}: a value of {len(event.value)} characters: shorten it to {LONGEST}")
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Write what `read_yaml` reads as the same."""
+    parser = _yaml()
+    parser.default_flow_style = False
+    with files.atomic(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        parser.dump(content, stream)
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
 
 
 def validate(content: Any, path: Path) -> Params:
@@ -298,7 +354,26 @@ def validate(content: Any, path: Path) -> Params:
     Raises:
         VitquantError: a key or value that the study cannot have.
     """
+    for key, value in _texts(content):
+        if "${" in value:
+            raise VitquantError(
+                f"{path}: {key}: '${{' would be replaced by DVC: write the value itself (got {shown(value)!r})"
+            )
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         raise VitquantError(f"{path}: {describe(error, content)}") from None
+
+
+def _texts(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in `content`, keys among them, and where it stands."""
+    if isinstance(content, str):
+        yield place, content
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from _texts(value, f"{place}.{index}")
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            inside = f"{place}.{key}".removeprefix(".")
+            yield inside, str(key)
+            yield from _texts(value, inside)

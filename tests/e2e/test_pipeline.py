@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,7 @@ def test_every_stage_runs_and_it_measures(finished: Study) -> None:
 
 
 def test_the_commands_of_dvc_work_on_it(study: Study) -> None:
-    assert study.output("dvc", "status") == "Data and pipelines are up to date.\n"
+    assert study.output("dvc", "status").split() == ["inputs:", "always", "changed"]
     summary = json.loads(study.output("dvc", "metrics", "show", "--json"))[""]["data"]["results/summary.json"]["data"]
     assert summary.keys() == {"fp32", "dynamic-int8", "vitquant-int8"}
     assert "fp32.top1_pct" in study.output("dvc", "metrics", "diff")
@@ -89,16 +90,28 @@ def test_bad_parameters_end_in_one_line(study: Study) -> None:
 
 
 def test_another_study_runs_beside_the_committed_one(study: Study) -> None:
-    """An untrained head: the experiment reports speed alone, and the workspace keeps what it had."""
+    """An untrained head: the experiment reports speed alone, and the workspace keeps what it had.
+
+    It may replace any section, and what is not committed belongs to it; what a failed one finished is not done again.
+    """
     study.commit("results")
     before = study.metrics()
-    (study.root.parent / "speed.yaml").write_text("study: speed\nhead: none\n")
-    changes = [f"--set={change}" for change in ("model.seed=7", "~recipes.dynamic-int8", "~recipes.vitquant-int8")]
-    output = study.output("vitquant", "experiment", "../speed.yaml", *changes)
+    content = {"study": "speed: ü 🙂\t\\", "head": "none", "recipes": {"fp32": {"method": "fp32"}}}
+    content["benchmark"] = {"warmup": 0, "batches": [{"size": 1, "rounds": 2}], "seed": 1}
+    content["data"] = study.params()["data"] | {"path": os.path.relpath(study.params()["data"]["path"], study.root)}
+    (study.root.parent / "speed.yaml").write_text(yaml.safe_dump(content))
+    command = ("vitquant", "experiment", "../speed.yaml", "--set", "model.seed=7", "--set")
+    code, output = study.run(*command, "calibration.images=1000000")
+    assert code == 1, output
+    assert "the study speed did not finish" in output
+    output = study.output(*command, "calibration.images=4")
+    assert "Running stage 'quantize@fp32'" in output
+    assert "Running stage 'baseline'" not in output
     assert "experiments/speed/results/report.md" in output
     results = study.root / "experiments/speed/results"
     theirs = json.loads((results / "metrics.json").read_text())["recipes"]
     assert list(theirs) == ["fp32"]
+    assert json.loads((results / "metrics.json").read_text())["study"]["name"] == content["study"]
     assert "never trained" in theirs["fp32"]["unavailable"]["accuracy"]
     assert theirs["fp32"]["latency_b1_ms_p50"] > 0
     assert (results / "figures/latency.png").is_file()
@@ -106,6 +119,72 @@ def test_another_study_runs_beside_the_committed_one(study: Study) -> None:
     assert study.git("status", "--porcelain") == ""
     assert "speed" in study.output("dvc", "exp", "show", "--csv", "--only-changed")
     assert "model.seed" in study.output("dvc", "exp", "diff", "HEAD", "speed")
+
+
+SLOW = """
+import time
+from vitquant.recipes import fp32
+from vitquant.recipes.fp32 import Options, build, traits
+
+def load(artifact, device):
+    forward = fp32.load(artifact, device)
+    def slow(inputs):
+        time.sleep(0.5)
+        return forward(inputs)
+    return slow
+"""
+
+
+def test_a_recipe_that_is_far_too_slow_has_a_row_and_a_reason(study: Study) -> None:
+    """One that sleeps in every pass, and FP32, which is faster than that on any machine."""
+    (study.root / "src/vitquant/recipes/slow.py").write_text(SLOW)
+    params = study.params()
+    params["recipes"] = {"fp32": {"method": "fp32"}, "slow": {"method": "slow"}}
+    params["max_slowdown"] = 3
+    params["benchmark"]["batches"] = [{"size": 1, "rounds": 5}, {"size": 4, "rounds": 2}]
+    study.write_params(params)
+    study.output("python", "dependencies/update.py")
+    study.repro()
+    slow, baseline = (study.metrics()["recipes"][name] for name in ("slow", "fp32"))
+    assert slow["latency_b1_ms_p50"] >= 500
+    assert slow["speedup_b1_x"] < 1 / 3
+    assert "top1_pct" not in slow
+    assert "latency_b4_ms_p50" not in slow
+    assert slow["unavailable"].keys() == {"accuracy", "all but the first batches"}
+    assert all("set max_slowdown, now 3, higher" in reason for reason in slow["unavailable"].values())
+    assert baseline["top1_pct"] > 60
+    assert baseline["latency_b4_ms_p50"] > 0
+    assert "too slow here" in (study.root / "results/report.md").read_text()
+
+
+def test_images_where_dvc_deletes_are_refused_and_stay(study: Study) -> None:
+    """However a run is started; a link does not hide where they lie."""
+    mine = study.root / "data/raw/mine"
+    shutil.copytree(study.params()["data"]["path"], mine)
+    (study.root / "link").symlink_to(mine)
+    for path in ("data/raw/mine", "link", "data"):
+        params = study.params()
+        params["data"]["path"] = path
+        study.write_params(params)
+        (study.root.parent / "study.yaml").write_text("study: mine\n")
+        for command in (("dvc", "repro"), ("vitquant", "check"), ("vitquant", "experiment", "../study.yaml")):
+            code, output = study.run(*command)
+            assert code != 0
+            assert re.search(rf"Error: data.path: .*{path} (lies in|holds) data/raw, which DVC deletes", output), output
+            assert "Traceback" not in output
+    assert len(list(mine.rglob("*.png"))) == len(list((study.shared / "images").rglob("*.png"))) > 0
+
+
+def test_changed_images_are_fetched_again(study: Study) -> None:
+    images = study.root.parent / "images"
+    shutil.copytree(study.params()["data"]["path"], images)
+    params = study.params()
+    params["data"]["path"] = str(images)
+    study.write_params(params)
+    assert study.repro("fetch") == ["fetch"]
+    assert study.repro("fetch") == []
+    next(images.rglob("*.png")).unlink()
+    assert study.repro("fetch") == ["fetch"]
 
 
 def test_killed_stages_leave_nothing_half_written_and_the_next_run_resumes(study: Study) -> None:

@@ -32,7 +32,7 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
         pytest.param(
             "images.py",
             "# changed",
-            QUANTIZE | EVALUATE | {"prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "report"},
+            QUANTIZE | EVALUATE | {"fetch", "prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "report"},
             id="how images are normalised",
         ),
         pytest.param(

@@ -1,16 +1,23 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
+from conftest import mini_study
 
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.measure import benchmark, memory
+from vitquant.measure import benchmark, memory, slowness
+from vitquant.measure.estimates import speed_and_size
 from vitquant.measure.worker import Worker
-from vitquant.params import Batch, Benchmark
+from vitquant.params import Batch, Benchmark, Report
 from vitquant.traits import FP32
 
 PARAMS = Benchmark(warmup=1, batches=[Batch(size=1, rounds=4), Batch(size=30, rounds=2)], seed=0)
@@ -23,7 +30,7 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
         raise UnsupportedError("no such instruction")
 
     artifact.write(tmp_path / "absent", artifact.open_artifact(fp32).spec, fill)
-    result = benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1)
+    result = benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
     measured = result["recipes"][fp32.name]
     assert measured["traits"] == FP32.model_dump(mode="json")
     assert result["recipes"]["absent"] == {"traits": measured["traits"], "unavailable": "no such instruction"}
@@ -35,11 +42,25 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
     assert result["environment"]["cores"] >= 1
 
 
+def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
+    """Any recipe is, by a limit that all exceed; the baseline is always timed in full."""
+    paths = [tmp_path / "other", tmp_path / "fp32"]
+    for path in paths:
+        shutil.copytree(fp32, path)
+    result = benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9)["recipes"]
+    rounds = {name: {size: len(times) for size, times in own["latency_ms"].items()} for name, own in result.items()}
+    assert rounds == {"other": {"1": slowness.PASSES}, "fp32": {"1": 4, "30": 2}}
+    assert "set max_slowdown, now 1e-09, higher to have it measured in full" in result["other"]["slow"]
+    assert "slow" not in result["fp32"]
+    ratio = speed_and_size("other", result, Report(resamples=100, seed=0))
+    assert ratio["speedup_b1_ci95_x"][0] <= ratio["speedup_b1_x"] <= ratio["speedup_b1_ci95_x"][1]
+
+
 def test_a_damaged_artifact_ends_the_benchmark(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(fp32, tmp_path / "bad")
     (tmp_path / "bad/model.safetensors").write_bytes(b"")
     with pytest.raises(VitquantError, match="has 0 bytes"):
-        benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1)
+        benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
 
 
 def _die(connection: object) -> None:
@@ -62,3 +83,48 @@ def test_resident_memory_follows_an_allocation() -> None:
     assert memory.peak() - before > 40_000_000
     memory.reset_peak()
     assert memory.peak() - before < 10_000_000
+
+
+def test_control_c_ends_the_benchmark_in_one_line_and_its_processes(
+    fp32: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    study = mini_study(tmp_path)
+    study["recipes"]["fp32"] = {"method": "fp32"}
+    study["benchmark"]["batches"] = [{"size": 1, "rounds": 10**9}]
+    del study["recipes"]["dynamic-int8"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts/fp32").symlink_to(fp32)
+    command = [sys.executable, "-c", "from vitquant.cli import main; main()", "benchmark"]
+    command += ["--artifacts", "artifacts", "--data", str(prepared.path), "--out", "benchmark.json"]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert run.stderr
+    seen = b""
+    while b"benchmark: time" not in seen:
+        seen += run.stderr.read(1)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    assert workers
+    os.killpg(run.pid, signal.SIGINT)
+    _, rest = run.communicate()
+    assert run.returncode == 1
+    assert b"Traceback" not in rest
+    assert rest.endswith(b"\nAborted!\n")
+    psutil.wait_procs(workers, timeout=60)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not list(tmp_path.glob("*benchmark.json*"))
+
+
+def _never_waits(connection: object) -> None:
+    connection.send("ready")  # type: ignore[attr-defined]
+    while True:
+        time.sleep(1)
+
+
+def test_a_worker_that_does_not_wait_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitquant.measure.worker.GRACE", 0.1)
+    worker = Worker(_never_waits)
+    assert worker.receive() == "ready"
+    worker.close()
+    assert not psutil.pid_exists(worker.pid)

@@ -9,9 +9,10 @@ from vitquant.stages.common import read_params
 @click.pass_context
 def command(context: click.Context) -> None:
     """Check params.yaml whole: each key and value, the model's name and input, and the options of every recipe."""
-    from vitquant import recipes
+    from vitquant import inputs, recipes
     from vitquant.models.vit import preprocessing
 
     params = read_params(context)
+    inputs.check(params, context.find_root().params["params"].with_name("dvc.yaml"))
     preprocessing(params.model.name, params.data)
     recipes.check(params)

@@ -5,6 +5,7 @@ The driver visits the processes in turn. Interleaving lets slow and fast phases 
 every recipe alike, so that the ratio of two recipes within a round is far steadier than either time.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,19 +23,19 @@ from vitquant import recipes
 from vitquant.artifact import CPU, open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import environment, memory, profiler
+from vitquant.measure import environment, memory, profiler, slowness
 from vitquant.measure.worker import Worker
 from vitquant.parallel import map_batches
-from vitquant.params import Benchmark, Evaluate
+from vitquant.params import BASELINE, Benchmark, Evaluate
 
 MEMORY_PASSES = 3  # at batch 1, after which memory has settled
 Results = dict[str, dict[str, Any]]
 
 
-def run(artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int) -> dict[str, Any]:
+def run(artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int, max_slowdown: float) -> dict[str, Any]:
     """Measure everything on the CPU; the content of results/benchmark.json: `environment` and `recipes`."""
     with started(artifacts, data, params, threads, CPU) as (workers, results):
-        interleave(workers, results, params)
+        interleave(workers, results, params, max_slowdown=max_slowdown)
     return {
         "environment": {
             **environment.machine(),
@@ -56,7 +57,8 @@ def started(
     process, on a GPU of its allocations there, from before loading to after inference at batch 1; `peak`: the highest
     growth, on a GPU at any batch size), `size_bytes`, `artifact_sha256`, and `unavailable_batches` (batch size to why
     it cannot be run), if any.
-    On the CPU one process loads after another; on a GPU, where loading means minutes of compiling, all at once.
+    On the CPU one process loads after another; on a GPU, where loading means minutes of compiling for each batch size,
+    all at once, and every size is warmed up.
     """
     workers: dict[str, Worker] = {}
     results: Results = {}
@@ -88,26 +90,49 @@ def started(
 
 
 def interleave(
-    workers: dict[str, Worker], results: Results, params: Benchmark, between: Callable[[], None] = lambda: None
+    workers: dict[str, Worker],
+    results: Results,
+    params: Benchmark,
+    between: Callable[[], None] = lambda: None,
+    max_slowdown: float = math.inf,
 ) -> None:
     """Visit the workers in turn, in an order drawn anew for each round; call `between` after every round.
 
     Adds `latency_ms` to each recipe's results: batch size to milliseconds per batch, one a round; the same index is
-    the same round.
+    the same round. A recipe whose first rounds take `max_slowdown` times as long as the baseline's is not visited
+    again: it gets `slow`, the reason.
     """
     order = np.random.default_rng(params.seed)
     with tqdm(total=sum(batch.rounds for batch in params.batches), desc="benchmark: time", unit="round") as bar:
         for batch in params.batches:
             size = str(batch.size)
-            names = [name for name in workers if size not in results[name].get("unavailable_batches", {})]
-            for name in names:
-                results[name]["latency_ms"][size] = []
-            for _ in range(batch.rounds):
+            names = []
+            for name, worker in workers.items():
+                if "slow" in results[name]:
+                    continue
+                reason = worker.ask("warm_up", batch.size, params.warmup)
+                if reason:
+                    results[name].setdefault("unavailable_batches", {})[size] = reason
+                else:
+                    results[name]["latency_ms"][size] = []
+                    names.append(name)
+            for number in range(batch.rounds):
+                if number == slowness.PASSES:
+                    _mark_slow(results, names, size, max_slowdown)
+                    names = [name for name in names if "slow" not in results[name]]
                 for name in order.permutation(names):
                     seconds = workers[name].ask("time", batch.size, batch.passes)
                     results[name]["latency_ms"][size].append(round(1000 * seconds, 4))
                 between()
                 bar.update()
+
+
+def _mark_slow(results: Results, names: list[str], size: str, limit: float) -> None:
+    """Note which recipes' first rounds at batch `size` took more than `limit` times the baseline's."""
+    medians = {name: float(np.median(results[name]["latency_ms"][size])) for name in names}
+    for name, median in medians.items():
+        if name != BASELINE and median > limit * medians.get(BASELINE, math.inf):
+            results[name]["slow"] = slowness.describe(median / medians[BASELINE], limit)
 
 
 def _serve(
@@ -117,7 +142,10 @@ def _serve(
     torch.set_num_threads(threads)
     recipes.method(open_artifact(artifact).spec.method)  # imports the libraries that the recipe needs
     session = Session(artifact, Prepared(data), device)
-    connection.send(session.warm_up(params))
+    if device.type != "cpu":
+        for batch in params.batches:
+            session.warm_up(batch.size, params.warmup)
+    connection.send({"memory_bytes": session.memory()})
     while True:
         method, *arguments = connection.recv()
         connection.send(getattr(session, method)(*arguments))
@@ -130,6 +158,7 @@ class Session:
         self._device = device
         self._images = prepared.images("val")
         self._inputs: dict[int, Tensor] = {}
+        self._unavailable: dict[int, str] = {}
         image = np.array(self._images[:1])
         if device.type == "cuda":
             torch.cuda.init()
@@ -143,22 +172,25 @@ class Session:
                 self._predictor(image)
         except RuntimeError as error:
             raise UnsupportedError(_out_of_memory(error)) from None
-        self._memory = {"model": memory.in_use(device) - before, "peak": memory.peak(device) - before}
+        self._before, self._model = before, memory.in_use(device) - before
+        self._peak = memory.peak(device) - before
 
-    def warm_up(self, params: Benchmark) -> dict[str, Any]:
-        """Run every batch size; `memory_bytes` and, where one does not fit, `unavailable_batches`."""
-        unavailable = {}
-        for batch in params.batches:
+    def memory(self) -> dict[str, int]:
+        """`model` and `peak`, bytes, as `started` says."""
+        peak = self._peak if self._device.type == "cpu" else memory.peak(self._device) - self._before
+        return {"model": self._model, "peak": peak}
+
+    def warm_up(self, size: int, passes: int) -> str:
+        """Run `passes` batches of `size`, unless that was done; why such a batch cannot be run, or nothing."""
+        if size not in self._inputs and size not in self._unavailable:
             try:
-                inputs = self._predictor.preprocess(self._images[np.arange(batch.size) % len(self._images)])
-                for _ in range(params.warmup):
+                inputs = self._predictor.preprocess(self._images[np.arange(size) % len(self._images)])
+                for _ in range(passes):
                     self._predictor.forward(inputs)
-                self._inputs[batch.size] = inputs
+                self._inputs[size] = inputs
             except RuntimeError as error:
-                unavailable[str(batch.size)] = _out_of_memory(error)
-        if self._device.type == "cuda":
-            self._memory["peak"] = memory.peak(self._device)
-        return {"memory_bytes": self._memory, **({"unavailable_batches": unavailable} if unavailable else {})}
+                self._unavailable[size] = _out_of_memory(error)
+        return self._unavailable.get(size, "")
 
     def time(self, size: int, passes: int) -> float:
         """Seconds per batch of `size` over `passes` of them.

@@ -93,7 +93,9 @@ def speed_and_size(name: str, benchmark: dict[str, Any], params: Report) -> dict
         for key, reference in references:
             times = benchmark.get(reference, {}).get("latency_ms", {}).get(size)
             if times is not None and name not in (reference, BASELINE):
-                ratio = statistics.paired_ratio(np.array(times), np.array(milliseconds), params.resamples, params.seed)
+                rounds = min(len(times), len(milliseconds))  # the same first ones, where one was too slow for all
+                pairs = np.array(times[:rounds]), np.array(milliseconds[:rounds])
+                ratio = statistics.paired_ratio(*pairs, params.resamples, params.seed)
                 result |= {
                     f"{key}_b{size}_x": round(ratio.value, 3),
                     f"{key}_b{size}_ci95_x": _interval(ratio, 3),

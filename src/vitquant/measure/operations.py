@@ -15,15 +15,17 @@ from vitquant import recipes
 from vitquant.artifact import CPU, open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import environment
+from vitquant.measure import environment, slowness
 from vitquant.measure.profiler import by_kind
+from vitquant.params import BASELINE
 
 BATCH = 8
 
 
-def profile(artifacts: Sequence[Path], data: Path, threads: int) -> dict[str, Any]:
+def profile(artifacts: Sequence[Path], data: Path, threads: int, max_slowdown: float) -> dict[str, Any]:
     """The content of results/profile.json: `environment`, `batch`, and `recipes`, name to milliseconds per image
-    by kind of operation; a recipe that is compiled, or cannot run here, is absent.
+    by kind of operation; a recipe that is compiled, cannot run here, or takes `max_slowdown` times as long as the
+    baseline, is absent.
 
     The times are those of the thread that calls the operators, without what they call in turn: their sum is
     the time of the pass. Recipes are profiled one after the other: the shares count, not the sums.
@@ -32,11 +34,13 @@ def profile(artifacts: Sequence[Path], data: Path, threads: int) -> dict[str, An
     images = Prepared(data).images("val")
     batch = np.array(images[np.arange(BATCH) % len(images)])
     results = {}
+    baseline = recipes.load(next(path for path in artifacts if path.name == BASELINE))
     for path in artifacts:
         if open_artifact(path).spec.traits.execution != "eager":
             continue
         try:
             predictor = recipes.load(path)
+            slowness.check(predictor, baseline, batch[:1], max_slowdown, threads)
         except UnsupportedError:
             continue
         inputs = predictor.preprocess(batch)

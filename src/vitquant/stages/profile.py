@@ -20,4 +20,4 @@ def command(context: click.Context, artifacts: Path, data: Path, out: Path) -> N
 
     params = read_params(context)
     paths = [artifacts / name for name in params.recipes]
-    files.write_json(out, operations.profile(paths, data, threads(params.threads)))
+    files.write_json(out, operations.profile(paths, data, threads(params.threads), params.max_slowdown))
