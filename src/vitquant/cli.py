@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,29 @@ class Commands(click.Group):
         """Run the subcommand; exit code 1 for an error of the study's, 2 for one in the arguments."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # its encoding may lack what tables and names hold
+        interrupted = _note_interrupts()
         try:
             return super().invoke(ctx)
-        except VitquantError as error:
-            raise click.ClickException(printable(error)) from error
-        except OSError as error:
-            raise click.ClickException(printable(_describe(error))) from error
+        except Exception as error:
+            if interrupted:  # what a library in the middle of something makes of it
+                raise click.Abort from error
+            if isinstance(error, VitquantError | OSError):  # which the user can mend
+                said = _describe(error) if isinstance(error, OSError) else error
+                raise click.ClickException(printable(said)) from error
+            raise
+
+
+def _note_interrupts() -> list[int]:
+    """A list that fills with the interrupts (Ctrl-C) to come; they are raised as before."""
+    noted: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return noted
 
 
 def _describe(error: OSError) -> str:
