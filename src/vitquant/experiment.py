@@ -39,7 +39,7 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     wanted = params.validate(merged, study)
     inputs.check(wanted, default.with_name("dvc.yaml"))
     preprocessing(wanted.model.name, wanted.data)  # now, not after minutes of work
-    recipes.check(wanted)
+    recipes.check(wanted, study)
     for key, url in _urls(wanted).items():
         check_reachable(url, key)  # now, not in the middle of a run
     with _copy() as copy:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """An image file's path or content, or an image that Pillow has opened."""
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged images, which errors tell of
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, as Pillow names it, whatever a file's name says. Pillow knows more, which photographs do not come in
 and few have looked for holes in; EPS would start Ghostscript, an interpreter, on the file."""
@@ -129,6 +131,8 @@ def opened(content: bytes, max_megapixels: float) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except MemoryError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit
+        raise UndecodableError(f"it has more pixels than max_megapixels: {max_megapixels:g}") from None
     except UnidentifiedImageError:
         raise UndecodableError(
             f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image, or its header is damaged"

@@ -13,6 +13,7 @@ def command(context: click.Context) -> None:
     from vitquant.models.vit import preprocessing
 
     params = read_params(context)
-    inputs.check(params, context.find_root().params["params"].with_name("dvc.yaml"))
+    file = context.find_root().params["params"]
+    inputs.check(params, file.with_name("dvc.yaml"))
     preprocessing(params.model.name, params.data)
-    recipes.check(params)
+    recipes.check(params, file)

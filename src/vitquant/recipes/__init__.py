@@ -45,8 +45,8 @@ def method(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def check_options(name: str, recipe: Recipe, section: str = "recipes") -> Any:
-    """The options of recipe `name` in a section of params.yaml, as its method's `Options`.
+def check_options(name: str, recipe: Recipe, section: str = "recipes", file: Path = Path("params.yaml")) -> Any:
+    """The options of recipe `name` in a section of `file`, the parameters, as its method's `Options`.
 
     Raises:
         VitquantError: unknown method, or an option that the method does not have or take.
@@ -54,13 +54,13 @@ def check_options(name: str, recipe: Recipe, section: str = "recipes") -> Any:
     try:
         return method(recipe.method).Options.model_validate(recipe.options)
     except ValidationError as error:
-        raise VitquantError(f"params.yaml: {section}.{name}: {describe(error, recipe.options)}") from None
+        raise VitquantError(f"{file}: {section}.{name}: {describe(error, recipe.options)}") from None
     except VitquantError as error:
-        raise VitquantError(f"params.yaml: {section}.{name}.method: {error}") from None
+        raise VitquantError(f"{file}: {section}.{name}.method: {error}") from None
 
 
-def check(params: Params) -> None:
-    """See that every recipe of the study has a method, and options that the method takes.
+def check(params: Params, file: Path) -> None:
+    """See that every recipe of the study, which `file` holds, has a method, and options that the method takes.
 
     Two names stand for what they are: `fp32` for the baseline, `dynamic-int8` for the seed report's recipe.
 
@@ -69,14 +69,14 @@ def check(params: Params) -> None:
     """
     for section, recipes in (("recipes", params.recipes), ("cuda.recipes", params.cuda.recipes)):
         for name, recipe in recipes.items():
-            check_options(name, recipe, section)
+            check_options(name, recipe, section, file)
         own = recipes[BASELINE]
         if method(own.method).traits(check_options(BASELINE, own)) != FP32:
-            raise VitquantError(f"params.yaml: {section}.{BASELINE}: the baseline must be eager FP32: use method: fp32")
+            raise VitquantError(f"{file}: {section}.{BASELINE}: the baseline must be eager FP32: use method: fp32")
     seed = params.recipes.get(SEED_RECIPE)
     if seed and (seed.method != "dynamic_int8" or seed.options.get("per_channel")):
         raise VitquantError(
-            f"params.yaml: recipes.{SEED_RECIPE}: that name is the seed report's recipe, which claims are judged by, "
+            f"{file}: recipes.{SEED_RECIPE}: that name is the seed report's recipe, which claims are judged by, "
             "method: dynamic_int8 with per_channel: false: give this one another name"
         )
 
