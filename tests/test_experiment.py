@@ -96,3 +96,9 @@ def test_a_study_that_is_not_one(tmp_path: Path, content: str | None, message: s
     with pytest.raises(VitquantError) as error:
         experiment.run(tmp_path / "study.yaml", REPOSITORY / "params.yaml", (), tmp_path / "out")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["sp ace", "a..b", "HEAD", "n" * 250, "-x"])
+def test_a_name_that_no_experiment_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(VitquantError, match="becomes the experiment's name: rename the file, with letters, digits"):
+        experiment.run(tmp_path / f"{name}.yaml", REPOSITORY / "params.yaml", (), tmp_path / "out")

@@ -148,3 +148,10 @@ def test_json_that_is_too_deep_or_of_too_long_numbers(tmp_path: Path, content: s
     with pytest.raises(VitquantError, match=f"value.json is not valid JSON .*{says}.*: delete it and run") as error:
         files.read_json(tmp_path / "value.json")
     assert "\n" not in str(error.value)
+
+
+def test_a_cache_that_is_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "loop"))
+    with pytest.raises(VitquantError, match="VITQUANT_CACHE=.*loop: .*: set VITQUANT_CACHE to a folder"):
+        files.cache_root()

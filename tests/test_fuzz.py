@@ -9,21 +9,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vitquant import artifact, experiment, files, params, recipes
+from vitquant.cli import main
 from vitquant.errors import VitquantError, printable
 from vitquant.images import Preprocessing
-from vitquant.report import tables
-from vitquant.report.metrics import read
-from vitquant.report.recommend import recommend
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -126,12 +124,10 @@ def test_results(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) 
     file = tmp_path_factory.getbasetemp() / "metrics.json"
     content = json.loads((REPOSITORY / "results/metrics.json").read_text())
     file.write_text(json.dumps(data.draw(altered(content))))
-    for use in (
-        partial(tables.summary, style="simple"),
-        partial(recommend, max_drop=0.3, batch=1, objective="latency"),
-    ):
-        with one_line():
-            use(read(file))
+    for command in (["summary"], ["recommend", "--max-drop", "0.3"], ["diff"]):
+        result = CliRunner().invoke(main, [*command, "--metrics", str(file)])
+        assert result.exit_code in (0, 1), result.exception
+        assert isinstance(result.exception, SystemExit | None), result.exception
 
 
 @fuzz

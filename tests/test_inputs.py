@@ -74,9 +74,23 @@ def test_the_fingerprint_changes_with_the_files(
 
 def test_what_is_not_there_is_named(with_weights: Params, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").unlink()
-    with pytest.raises(VitquantError, match=r"model.path: there is no .*weights.pth: name the folder or file to use"):
+    with pytest.raises(VitquantError, match=r"model.path: .*weights.pth is not a file: name the one to use"):
         inputs.fingerprint(with_weights)
 
 
 def test_a_study_of_downloads_has_none(params: Params) -> None:
     assert inputs.paths(params).keys() == {"data.path"}
+
+
+@pytest.mark.parametrize("path", ["loop", "a\0b", "\ud800"])
+def test_a_path_that_leads_nowhere(with_weights: Params, tmp_path: Path, path: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    model = with_weights.model.model_copy(update={"path": str(tmp_path / path)})
+    with pytest.raises(VitquantError, match=r"model.path: .* leads nowhere .*: name another"):
+        inputs.check(with_weights.model_copy(update={"model": model}), PIPELINE)
+
+
+def test_a_device_is_not_read(with_weights: Params) -> None:
+    model = with_weights.model.model_copy(update={"path": "/dev/zero"})
+    with pytest.raises(VitquantError, match="model.path: /dev/zero is not a file: name the one to use"):
+        inputs.fingerprint(with_weights.model_copy(update={"model": model}))

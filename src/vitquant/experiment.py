@@ -5,6 +5,8 @@ the repository, which has a params.yaml of its own; its results are a commit tha
 read, and are copied out for reading.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -22,6 +24,8 @@ from vitquant.models.vit import preprocessing
 from vitquant.params import Params
 from vitquant.urls import shown
 
+NAME = re.compile("(?!HEAD$)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+
 
 def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path) -> Path:
     """Run the study; its results are copied to `destination`/<study's name>.
@@ -35,6 +39,10 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
             or a stage failed.
     """
     name = study.stem
+    if not NAME.fullmatch(name):
+        raise VitquantError(
+            f"{study}: {name!r} becomes the experiment's name: rename the file, with letters, digits, - and _ alone"
+        )
     merged = merge(study, default, changes)
     wanted = params.validate(merged, study)
     inputs.check(wanted, default.with_name("dvc.yaml"))
@@ -44,7 +52,8 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
         check_reachable(url, key)  # now, not in the middle of a run
     with _copy() as copy:
         params.write_yaml(copy / default.name, merged)
-        if subprocess.run(["dvc", "exp", "run", "--name", name], cwd=copy, check=False).returncode:
+        environment = os.environ | {"VITQUANT_CACHE": str(files.cache_root())}  # which may be relative to here
+        if subprocess.run(["dvc", "exp", "run", "--name", name], cwd=copy, env=environment, check=False).returncode:
             raise VitquantError(
                 f"the study {name} did not finish: see the message above; params.yaml and results/ are as before, and "
                 "the stages that finished are kept for the next run"

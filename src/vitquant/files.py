@@ -51,12 +51,14 @@ def cache_root() -> Path:
     Raises:
         VitquantError: it cannot be made, there is no home directory to make it in, or others may write to it.
     """
+    named = os.environ.get("VITQUANT_CACHE")
     try:
-        return private_folder(Path(os.environ.get("VITQUANT_CACHE") or "~/.cache/vitquant").expanduser().resolve())
-    except RuntimeError:
-        raise VitquantError(
-            f"user {os.getuid()} has no home directory for the cache: set VITQUANT_CACHE to a folder"
-        ) from None
+        return private_folder(Path(named or "~/.cache/vitquant").expanduser().resolve())
+    except RuntimeError as error:
+        problem = (
+            f"VITQUANT_CACHE={named}: {error}" if named else f"user {os.getuid()} has no home directory for the cache"
+        )
+        raise VitquantError(f"{problem}: set VITQUANT_CACHE to a folder") from None
 
 
 def private_folder(path: Path) -> Path:

@@ -37,7 +37,10 @@ def check(params: Params, pipeline: Path) -> None:
         VitquantError: a path of the study's is, lies in, or holds an output of a stage, by any link.
     """
     for key, path in paths(params).items() if pipeline.is_file() else ():
-        place = path.resolve()
+        try:
+            place = path.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a link to itself, or characters that no path has
+            raise VitquantError(f"{key}: {str(path)!r} leads nowhere ({error}): name another") from None
         for output in _outputs(pipeline):
             own = (pipeline.parent / output).resolve()
             if place.is_relative_to(own) or own.is_relative_to(place):
@@ -60,9 +63,10 @@ def fingerprint(params: Params) -> dict[str, Any]:
 
 
 def _state(key: str, path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise VitquantError(f"{key}: there is no {path}: name the folder or file to use")
-    sizes = {file: file.stat() for file in (folder.images(path) if path.is_dir() else [path])}
+    kind, is_there = ("folder", path.is_dir()) if key == "data.path" else ("file", path.is_file())
+    if not is_there:
+        raise VitquantError(f"{key}: {path} is not a {kind}: name the one to use")
+    sizes = {file: file.stat() for file in (folder.images(path) if path.is_dir() else [path]) if file.is_file()}
     total = sum(stat.st_size for stat in sizes.values())
     digest = hashlib.sha256()
     for file, stat in sizes.items():

@@ -207,3 +207,22 @@ def test_files_of_other_formats_are_left_out(params: Params, tmp_path: Path) -> 
         (source / "disc" / name).write_text("whatever it holds")
     folder.fetch(data(params, source), tmp_path / "raw")
     assert len(folder.samples(data(params, source), tmp_path / "raw")) == 24
+
+
+@pytest.mark.parametrize("kind", ["dangling", "pipe", "huge"])
+def test_what_only_looks_like_a_file_is_named_and_not_read(params: Params, tmp_path: Path, kind: str) -> None:
+    """A disk that is not mounted does not make the data smaller without a word."""
+    source = write_images(tmp_path / "images", 4)
+    odd = source / CLASSES[0] / "odd.png"
+    if kind == "dangling":
+        odd.symlink_to(tmp_path / "nowhere.png")
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.touch()
+        os.truncate(odd, 30_000_000_000)  # sparse
+    message = "odd.png .it has more than 1.5 GB" if kind == "huge" else "odd.png .it is no file, or a link that leads"
+    with pytest.raises(VitquantError, match=message):
+        folder.fetch(data(params, source), tmp_path / "raw")
+    folder.fetch(data(params, source).model_copy(update={"on_undecodable": "skip"}), tmp_path / "raw")
+    assert len(list((tmp_path / "raw").rglob("*.png"))) == 4 * len(CLASSES)

@@ -12,7 +12,8 @@ import click
 def command(before: str, after: str | None, metrics: Path) -> None:
     """Compare the results of commit BEFORE with those of AFTER, or of the work tree, as Markdown."""
     from vitquant.report.compare import at, compare
-    from vitquant.report.metrics import read
+    from vitquant.report.metrics import damage, read
 
-    changed = at(after) if after else read(metrics)
-    click.echo(compare(at(before), changed, (before, after or "work tree")))
+    with damage(f"the results of {before} or of {after or metrics}"):
+        changed = at(after) if after else read(metrics)
+        click.echo(compare(at(before), changed, (before, after or "work tree")))

@@ -19,7 +19,8 @@ import click
 @click.option("--metrics", type=click.Path(path_type=Path), default=Path("results/metrics.json"), show_default=True)
 def command(max_drop: float, batch: int, objective: Any, metrics: Path) -> None:
     """Print the best recipe, by the last run, that loses at most MAX_DROP; exit code 1 where there is none."""
-    from vitquant.report.metrics import read
+    from vitquant.report.metrics import damage, read
     from vitquant.report.recommend import recommend
 
-    click.echo(recommend(read(metrics), max_drop, batch, objective))
+    with damage(str(metrics)):
+        click.echo(recommend(read(metrics), max_drop, batch, objective))

@@ -13,10 +13,11 @@ def command(metrics: Path, report: Path, readme: Path | None) -> None:
     """Print the summary table of the last run, and where the report lies."""
     from vitquant.report import gpu_section, tables
     from vitquant.report import readme as document
-    from vitquant.report.metrics import read
+    from vitquant.report.metrics import damage, read
 
-    content = read(metrics)
-    if readme:
-        document.update(readme, content, gpu_section.read(metrics.parent / "cuda"))
-    click.echo(tables.summary(content, "simple"))
+    with damage(str(metrics)):
+        content = read(metrics)
+        if readme:
+            document.update(readme, content, gpu_section.read(metrics.parent / "cuda"))
+        click.echo(tables.summary(content, "simple"))
     click.echo(f"\nThe report: {report.resolve()} and {report.with_suffix('.html').resolve()}")

@@ -129,7 +129,10 @@ def _folders(root: Path) -> list[Path]:
 
 
 def images(folder: Path) -> list[Path]:
-    """The files with an image's extension, in the order of their paths; links are followed, but into no circle."""
+    """What has an image's extension, in the order of the paths; links are followed, but into no circle.
+
+    A link that leads nowhere is among them, so that it does not go unnoticed.
+    """
     names_of_images = extensions()
     found, seen = [], {os.path.realpath(parent) for parent in folder.absolute().parents}
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -139,4 +142,4 @@ def images(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in names_of_images and path.is_file())
+    return sorted(path for path in found if path.suffix.lower() in names_of_images)

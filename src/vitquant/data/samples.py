@@ -8,8 +8,10 @@ from typing import Literal
 
 from vitquant import files
 from vitquant.errors import VitquantError
+from vitquant.images import UndecodableError
 
 Split = Literal["train", "val"]
+LARGEST = 1_500_000_000  # bytes of an image file: more than the most pixels that are decoded have uncompressed
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,15 @@ class Sample:
 def file_sample(path: Path, root: Path, label: str, split: Split | None = None) -> Sample:
     """A sample that lies in a file of its own."""
     name = path.relative_to(root).as_posix()
-    return Sample(files.as_text(name), files.as_text(label), path.read_bytes, split)
+    return Sample(files.as_text(name), files.as_text(label), lambda: _read(path), split)
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise UndecodableError("it is no file, or a link that leads nowhere")
+    if path.stat().st_size > LARGEST:
+        raise UndecodableError(f"it has more than {LARGEST / 1e9:g} GB")
+    return path.read_bytes()
 
 
 def settle(problems: Sequence[str], total: int, on_undecodable: str, stage: str) -> None:

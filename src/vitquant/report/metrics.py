@@ -4,7 +4,8 @@ Keys carry their unit. MB are 10^6 bytes, pp are percentage points. `fp32` is th
 difference and ratio. What could not be measured is absent, and its reason stands under `unavailable`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from vitquant import files, traits, zips
 from vitquant.data.prepared import Prepared
-from vitquant.errors import VitquantError
+from vitquant.errors import VitquantError, printable
 from vitquant.measure.estimates import paired_accuracy, speed_and_size, study
 from vitquant.params import BASELINE, Params
 from vitquant.report.consistency import check_artifact, check_form, check_machines, check_predictions
@@ -117,6 +118,25 @@ def checked(content: Any, name: str, mend: str) -> dict[str, Any]:
     if not batch_sizes({"recipes": {BASELINE: content["recipes"][BASELINE]}}):
         raise VitquantError(f"{name}: recipes.{BASELINE} was not timed: {mend}")
     return dict(content)
+
+
+@contextmanager
+def damage(name: str) -> Iterator[None]:
+    """One line for what results lack, or hold that cannot be, such as a difference without its interval.
+
+    Args:
+        name: of the results that are used inside.
+
+    Raises:
+        VitquantError: there is such a thing.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+        said = printable(error)[:100]
+        raise VitquantError(
+            f"{name}: a value is missing or impossible ({said}): make it again with `dvc repro`"
+        ) from None
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
