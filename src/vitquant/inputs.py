@@ -28,20 +28,21 @@ def paths(params: Params) -> dict[str, Path]:
 
 
 def check(params: Params, pipeline: Path) -> None:
-    """See that DVC, which deletes what a stage writes before it runs the stage, would delete nothing of the study's.
+    """See that what the study reads is there, and that DVC, which deletes what a stage writes, would not delete it.
 
     Args:
         pipeline: dvc.yaml; where there is none, nothing is deleted.
 
     Raises:
-        VitquantError: a path of the study's is, lies in, or holds an output of a stage, by any link.
+        VitquantError: a path of the study's is, lies in, or holds an output of a stage, by any link; or there is none.
     """
-    for key, path in paths(params).items() if pipeline.is_file() else ():
+    outputs = list(_outputs(pipeline)) if pipeline.is_file() else []
+    for key, path in paths(params).items():
         try:
             place = path.resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a link to itself, or characters that no path has
             raise VitquantError(f"{key}: {str(path)!r} leads nowhere ({error}): name another") from None
-        for output in _outputs(pipeline):
+        for output in outputs:
             own = (pipeline.parent / output).resolve()
             if place.is_relative_to(own) or own.is_relative_to(place):
                 raise VitquantError(
@@ -49,6 +50,7 @@ def check(params: Params, pipeline: Path) -> None:
                     f"{output}, which DVC deletes before the stage that writes it runs: move your files to a folder "
                     "outside of data/raw, models and results, and name that"
                 )
+        _see(key, path)
 
 
 def fingerprint(params: Params) -> dict[str, Any]:
@@ -62,10 +64,14 @@ def fingerprint(params: Params) -> dict[str, Any]:
     return {key: _state(key, path) for key, path in paths(params).items()}
 
 
-def _state(key: str, path: Path) -> dict[str, Any]:
+def _see(key: str, path: Path) -> None:
     kind, is_there = ("folder", path.is_dir()) if key == "data.path" else ("file", path.is_file())
     if not is_there:
         raise VitquantError(f"{key}: {path} is not a {kind}: name the one to use")
+
+
+def _state(key: str, path: Path) -> dict[str, Any]:
+    _see(key, path)
     sizes = {file: file.stat() for file in (folder.images(path) if path.is_dir() else [path]) if file.is_file()}
     total = sum(stat.st_size for stat in sizes.values())
     digest = hashlib.sha256()

@@ -70,7 +70,7 @@ class FileModel(Section):
 
     source: Literal["file"]
     name: str
-    path: str
+    path: Annotated[str, Field(min_length=1)]
 
 
 class TimmModel(Section):
@@ -121,7 +121,7 @@ class FolderData(Images):
     """One folder per class, images inside; or such folders below `train` and `val`, which are then the split."""
 
     source: Literal["folder"]
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     val_fraction: Fraction
 
 
