@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -91,6 +92,16 @@ def mini_study(images: Path) -> dict:
         },
         "report": {"resamples": 200, "seed": 0},
     }
+
+
+def write_study_of_fp32(folder: Path, fp32: Path, rounds: int = 2) -> None:
+    """`params.yaml` of the miniature study with its baseline alone, and `artifacts` with that, in `folder`."""
+    study = mini_study(folder)
+    study["recipes"] = {"fp32": {"method": "fp32"}}
+    study["benchmark"]["batches"] = [{"size": 1, "rounds": rounds}]
+    (folder / "params.yaml").write_text(yaml.safe_dump(study))
+    (folder / "artifacts").mkdir()
+    (folder / "artifacts/fp32").symlink_to(fp32)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
-from conftest import mini_study
+from conftest import write_study_of_fp32
 
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
@@ -88,13 +87,7 @@ def test_resident_memory_follows_an_allocation() -> None:
 def test_control_c_ends_the_benchmark_in_one_line_and_its_processes(
     fp32: Path, prepared: Prepared, tmp_path: Path
 ) -> None:
-    study = mini_study(tmp_path)
-    study["recipes"]["fp32"] = {"method": "fp32"}
-    study["benchmark"]["batches"] = [{"size": 1, "rounds": 10**9}]
-    del study["recipes"]["dynamic-int8"]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
-    (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts/fp32").symlink_to(fp32)
+    write_study_of_fp32(tmp_path, fp32, rounds=10**9)
     command = [sys.executable, "-c", "from vitquant.cli import main; main()", "benchmark"]
     command += ["--artifacts", "artifacts", "--data", str(prepared.path), "--out", "benchmark.json"]
     run = subprocess.Popen(

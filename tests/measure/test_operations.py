@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from conftest import mini_study
+from conftest import write_study_of_fp32
 
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
@@ -49,11 +48,7 @@ def test_the_time_of_each_kind(params: Params, prepared: Prepared, fp32: Path, t
 
 
 def test_on_a_cpu_the_profile_s_command_says_nothing(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
-    study = mini_study(tmp_path)
-    del study["recipes"]["dynamic-int8"]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
-    (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts/fp32").symlink_to(fp32)
+    write_study_of_fp32(tmp_path, fp32)
     command = [sys.executable, "-c", "from vitquant.cli import main; main()", "profile"]
     command += ["--artifacts", "artifacts", "--data", str(prepared.path), "--out", "profile.json"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

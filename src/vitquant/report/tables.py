@@ -86,6 +86,7 @@ def environment(values: dict[str, Any]) -> str:
         (
             {"what": escape(key), "value": escape(", ".join(map(str, value)) if isinstance(value, list) else value)}
             for key, value in values.items()
+            if value is not None  # a quota that there is not
         ),
         text_columns=2,
     )
