@@ -9,6 +9,7 @@ import torch
 from vitquant import artifact, recipes
 from vitquant.artifact import Preprocessing
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.models.loading import load_model
 
 
 @pytest.fixture
@@ -24,6 +25,17 @@ def test_it_predicts_from_uint8_images(fp32: Path, prepared) -> None:
     assert logits.shape == (3, 6)
     assert logits.dtype == np.float32
     assert predictor.artifact.spec.classes == prepared.classes
+
+
+def test_the_class_token_lies_beside_the_logits(fp32: Path, prepared) -> None:
+    predictor, images = recipes.load(fp32), prepared.images("val")[:3]
+    outputs = predictor.outputs(images)
+    assert (outputs.shape, outputs.dtype) == ((3, 6 + 64), np.float32)
+    assert np.array_equal(outputs[:, :6], predictor(images))
+    model = load_model(predictor.artifact)
+    with torch.inference_mode():
+        tokens = model.backbone.forward_features(predictor.preprocess(images))
+    assert np.array_equal(outputs[:, 6:], tokens[:, 0].numpy())
 
 
 def test_normalisation() -> None:
@@ -104,7 +116,7 @@ def spoil(path: Path, value: float) -> None:
 def test_nan_in_the_logits(own: Path, prepared) -> None:
     spoil(own, float("nan"))
     with pytest.raises(VitquantError, match="gives NaN or infinite logits"):
-        recipes.load(own)(prepared.images("val")[:1])
+        recipes.load(own).outputs(prepared.images("val")[:1])
 
 
 def test_nan_in_the_weights_is_not_written(own: Path, calibration, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ class Artifact:
 class Predictor:
     """A loaded artifact: image files, or uint8 images (N, H, W, 3), in, float32 logits (N, C) out.
 
-    `forward` is the model alone, on preprocessed images; it is what the benchmark times.
+    `outputs` gives the class token as well. `forward` is the model alone, on preprocessed images; it is what the
+    benchmark times.
     """
 
     def __init__(self, artifact: Artifact, forward: Callable[[Tensor], Tensor], device: torch.device = CPU) -> None:
@@ -104,16 +105,30 @@ class Predictor:
         return preprocessing.normalise(tensor.to(self.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C)."""
+        """Preprocessed images, float32 (N, 3, H, W), to logits and class token, float32 (N, C + D)."""
         with torch.inference_mode():
             return self._forward(inputs)
 
     def __call__(self, images: NDArray[np.uint8] | Tensor | Sequence[ImageSource]) -> NDArray[np.float32]:
         """Predict: a batch of uint8 images (N, H, W, 3), or a list of image files, their contents, or Pillow's images.
 
+        Returns:
+            The logits, float32 (N, C).
+
+        Raises:
+            UndecodableError, VitquantError, OSError: as `outputs`.
+        """
+        return self.outputs(images)[:, : len(self.artifact.spec.classes)]
+
+    def outputs(self, images: NDArray[np.uint8] | Tensor | Sequence[ImageSource]) -> NDArray[np.float32]:
+        """Logits, and beside them the class token after the backbone's last norm, float32 (N, C + D).
+
+        Args:
+            images: a batch of uint8 images (N, H, W, 3), or a list of image files, their contents, or Pillow's images.
+
         Raises:
             UndecodableError: one of the list is no image.
-            VitquantError: images that `preprocess` refuses, no list, an empty one, or logits that are not finite.
+            VitquantError: images that `preprocess` refuses, no list, an empty one, or outputs that are not finite.
             OSError: a file cannot be read.
         """
         if not isinstance(images, np.ndarray | Tensor | list | tuple):
@@ -122,10 +137,10 @@ class Predictor:
             raise VitquantError("there is no image to predict")
         if not isinstance(images, np.ndarray | Tensor):
             images = np.stack([self.artifact.spec.preprocessing.pixels(image) for image in images])
-        logits: NDArray[np.float32] = self.forward(self.preprocess(images)).cpu().numpy()
-        if not np.isfinite(logits).all():
+        outputs: NDArray[np.float32] = self.forward(self.preprocess(images)).cpu().numpy()
+        if not np.isfinite(outputs).all():  # the head reads the class token, too
             raise VitquantError(f"{self.artifact.path} gives NaN or infinite logits: its weights are broken")
-        return logits
+        return outputs
 
 
 def unfinished(spec: Spec, directory: Path, method: str, options: BaseModel) -> Artifact:

@@ -16,13 +16,13 @@ from vitquant.artifact import Artifact
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError, VitquantError
 
-CLASSES = 6
+WIDTH = 7  # of the output; the artifact has 6 classes
 
 
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-1, 1, 3 * CLASSES).reshape(CLASSES, 3), requires_grad=False)
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 3 * WIDTH).reshape(WIDTH, 3), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.nn.functional.linear(images.sigmoid().mean(dim=(2, 3)), self.weight)
@@ -63,9 +63,9 @@ def photographs(number: int) -> Tensor:
 @pytest.mark.parametrize("number", [1, 2, 8, 33])
 def test_every_batch_size_gives_what_the_module_gives(library: inductor.Library, number: int) -> None:
     images = photographs(number)
-    logits = library(images)
-    assert (logits.shape, logits.dtype) == ((number, CLASSES), torch.float32)
-    assert torch.allclose(logits, Small()(images), atol=1e-6)
+    outputs = library(images)
+    assert (outputs.shape, outputs.dtype) == ((number, WIDTH), torch.float32)
+    assert torch.allclose(outputs, Small()(images), atol=1e-6)
 
 
 def test_images_that_are_not_contiguous(library: inductor.Library) -> None:
@@ -106,10 +106,10 @@ except here.UnsupportedError as reason:
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(fp32), str(tmp_path)]
     environment = {**os.environ, "PATH": str(tmp_path)}
     environment.pop("CXX", None)
-    logits, reason = subprocess.run(
+    outputs, reason = subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    assert torch.equal(torch.tensor(json.loads(logits)), library(photographs(2)))
+    assert torch.equal(torch.tensor(json.loads(outputs)), library(photographs(2)))
     assert reason == "torch.compile needs a C++ compiler: install g++, or set CXX to one"
     assert [path.suffix for path in (tmp_path / "compiled").iterdir()] == [".lock"]
 

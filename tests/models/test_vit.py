@@ -32,7 +32,7 @@ def timms(name: str, **changes: object) -> Any:
     return create_transform(**(config | changes))
 
 
-def test_the_head_sees_the_class_token_and_the_mean_patch_token() -> None:
+def test_the_head_sees_the_class_token_and_the_mean_patch_token_and_the_former_is_given_too() -> None:
     model = ViTClassifier("test_vit", 64, 5).eval()
     images = torch.randn(2, 3, 64, 64)
     tokens = model.backbone.forward_features(images)
@@ -40,7 +40,7 @@ def test_the_head_sees_the_class_token_and_the_mean_patch_token() -> None:
     features = model.features(images)
     assert torch.equal(features[:, :64], tokens[:, 0])
     assert torch.allclose(features[:, 64:], tokens[:, 1:].mean(dim=1))
-    assert model(images).shape == (2, 5)
+    assert torch.equal(model(images), torch.cat([model.head(features), tokens[:, 0]], dim=1))
 
 
 def test_normalisation_is_the_architectures_own(params: Params) -> None:

@@ -26,6 +26,8 @@ from .vision_transformer import BLOCKS
 
 BATCH = 4
 NORMS = BLOCKS * 2 + 1
+CLASSES = 6
+COSINES = {32: 0.9999, 16: 0.999, 8: 0.99, 4: 0.98}  # of the class token to FP32's, at least, by bits of the weights
 FORMATS = ({"model.safetensors"}, {"model.onnx"}, {"model.bin", "model.xml"})  # data, all of them: nothing in it runs
 
 Images = NDArray[np.uint8]
@@ -47,10 +49,16 @@ def loaded(path: Path, device: torch.device) -> Predictor:
 def predict(
     path: Path, batches: Sequence[Images], threads: int = 1, device: torch.device | None = None
 ) -> NDArray[np.float32]:
-    """The logits of all batches, by several Python threads, each on one core; on the GPU if there is one."""
+    """Logits and class tokens, (N, C + D), by several Python threads, each on one core; on the GPU if there is one."""
     predictor = loaded(path, device or choose_device("auto"))
     with one_core_each(threads) as pool:
-        return np.concatenate(list(pool.map(predictor, batches)))
+        return np.concatenate(list(pool.map(predictor.outputs, batches)))
+
+
+def logits_alone(path: Path, batches: Sequence[Images]) -> NDArray[np.float32]:
+    """What calling the predictor gives, one batch after the other, on one core; on the GPU if there is one."""
+    with one_core_each(1) as pool:
+        return np.concatenate(list(pool.map(loaded(path, choose_device("auto")), batches)))
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +74,29 @@ def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> fl
 
 @every_example
 def test_it_is_close_to_fp32(name: str, built: Built, run: Run, fp32: Path, batches: list[Images]) -> None:
-    expected, logits = predict(fp32, batches, device=CPU), run(name, predict, built(name), batches)
+    both = predict(fp32, batches, device=CPU), run(name, predict, built(name), batches)
+    expected, logits = (outputs[:, :CLASSES] for outputs in both)
     assert difference(logits, expected) <= EXAMPLES[name].tolerance
     assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
     if artifact.open_artifact(built(name)).spec.traits.quantized:
         assert difference(logits, expected) > 0
+
+
+@every_example
+def test_its_class_token_is_close_to_fp32_s_and_lies_beside_the_logits(
+    name: str, built: Built, run: Run, fp32: Path, batches: list[Images]
+) -> None:
+    expected, outputs = predict(fp32, batches, device=CPU), run(name, predict, built(name), batches)
+    assert (outputs.shape, outputs.dtype) == (expected.shape, np.float32)
+    assert np.array_equal(outputs[:, :CLASSES], run(name, logits_alone, built(name), batches))
+    token, expected = outputs[:, CLASSES:], expected[:, CLASSES:]
+    cosines = (token * expected).sum(axis=1) / np.linalg.norm(token, axis=1) / np.linalg.norm(expected, axis=1)
+    traits = artifact.open_artifact(built(name)).spec.traits
+    assert cosines.min() > COSINES[traits.weight_bits]
+    if traits.quantized:
+        assert difference(token, expected) > 0
+    elif traits.weight_bits == 32:
+        assert difference(token, expected) <= EXAMPLES[name].tolerance
 
 
 @every_example
@@ -100,7 +126,9 @@ def test_several_threads_give_what_one_gives(name: str, built: Built, run: Run, 
 @pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.other_batch is not None])
 def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches: list[Images]) -> None:
     singly = run(name, predict, built(name), [image[None] for image in batches[0]])
-    assert difference(singly, run(name, predict, built(name), batches[:1])) <= EXAMPLES[name].other_batch
+    together = run(name, predict, built(name), batches[:1])
+    for part in (slice(CLASSES), slice(CLASSES, None)):  # logits, class token
+        assert difference(singly[:, part], together[:, part]) <= EXAMPLES[name].other_batch
 
 
 @pytest.mark.parametrize("name", FIRST)

@@ -39,7 +39,7 @@ def test_it_equals_quantize_dynamic_bit_for_bit(dynamic: Path, fp32: Path, prepa
     predictor = recipes.load(dynamic)
     images = prepared.images("val")[:4]
     with torch.inference_mode():
-        assert np.array_equal(predictor(images), expected(predictor.preprocess(images)).numpy())
+        assert np.array_equal(predictor.outputs(images), expected(predictor.preprocess(images)).numpy())
     assert predictor.artifact.spec.details["quantized_layers"] == len(names) == LAYERS
 
 

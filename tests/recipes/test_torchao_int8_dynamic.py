@@ -26,14 +26,14 @@ def test_each_layer_computes_what_torchao_s_does(dynamic: Path, fp32: Path) -> N
     inputs = torch.randn(3, 5, layer.in_features, generator=torch.Generator().manual_seed(0))
     quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
     with torch.inference_mode():
-        logits = torchao_int8_dynamic.module(opened).get_submodule(LAYER)(inputs)
-        assert torch.allclose(logits, layer(inputs), atol=1e-5)
+        outputs = torchao_int8_dynamic.module(opened).get_submodule(LAYER)(inputs)
+        assert torch.allclose(outputs, layer(inputs), atol=1e-5)
 
 
 def test_compiled_it_gives_what_the_layers_give(dynamic: Path, prepared) -> None:
     predictor, images = recipes.load(dynamic), prepared.images("val")[:5]
     with torch.inference_mode():
-        expected = torchao_int8_dynamic.module(predictor.artifact)(predictor.preprocess(images)).numpy()
+        expected = torchao_int8_dynamic.module(predictor.artifact)(predictor.preprocess(images))[:, :6].numpy()
     assert np.abs(predictor(images) - expected).max() < 0.01 * np.abs(expected).max()
 
 

@@ -17,7 +17,7 @@ WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libr
 
 
 def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Compile `blocks`, a part of `model`, in place; the function from images to logits that `model` is.
+    """Compile `blocks`, a part of `model`, in place; the function from images to outputs that `model` is.
 
     Raises:
         UnsupportedError: torch.compile cannot work where the cache is.
@@ -32,14 +32,14 @@ def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) ->
 
 
 class Graphed:
-    """Records `function`, images to logits on the GPU, as one CUDA graph for each batch size it meets."""
+    """Records `function`, images to outputs on the GPU, as one CUDA graph for each batch size it meets."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
         self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Float32 (N, 3, H, W) to float32 (N, C)."""
+        """Images, float32 (N, 3, H, W), to what `function` gives, float32 (N, C + width)."""
         if images.shape not in self._graphs:
             self._graphs[images.shape] = self._record(images)
         graph, inputs, outputs = self._graphs[images.shape]

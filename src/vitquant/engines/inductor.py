@@ -42,10 +42,11 @@ CONFIG: dict[str, Any] = {
 
 
 def load(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Callable[[Tensor], Tensor]:
-    """The artifact's compiled function, float32 (N, 3, H, W) to float32 (N, C), for several threads at once.
+    """The artifact's compiled function, float32 (N, 3, H, W) to float32 (N, width), for several threads at once.
 
     Args:
-        module: gives the module to compile, in evaluation mode; called only if the cache lacks the library.
+        module: gives the module to compile, in evaluation mode; called only if the cache lacks the library. Its output
+            is a matrix, a row for each image.
 
     Raises:
         UnsupportedError: there is nothing in the cache and this machine cannot compile.
@@ -53,7 +54,7 @@ def load(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Callabl
     folder = cache_folder(artifact, module)
     if not (folder / LIBRARY).is_file():
         _fill(folder, artifact, module)
-    return Library(files.private(files.private(folder) / LIBRARY), len(artifact.spec.classes))
+    return Library(files.private(files.private(folder) / LIBRARY))
 
 
 def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Path:
@@ -79,14 +80,12 @@ class Library:
 
     Args:
         path: the shared library.
-        classes: number of logits C.
 
     Raises:
         UnsupportedError: it does not load here.
     """
 
-    def __init__(self, path: Path, classes: int) -> None:
-        self._classes = classes
+    def __init__(self, path: Path) -> None:
         self._container = ctypes.c_void_p()
         runners = ctypes.c_size_t(os.cpu_count() or 1)  # calls that may run at once
         try:
@@ -100,20 +99,23 @@ class Library:
         _release_file_pages(path)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images, float32 (N, 3, H, W), to logits, float32 (N, C)."""
-        logits = torch.empty(len(images), self._classes)
+        """Images, float32 (N, 3, H, W), to the module's output, float32 (N, width)."""
         images = images.contiguous()
-        handle, result, target = self._view(images), ctypes.c_void_p(), self._view(logits)
+        handle, result, target = self._view(images), ctypes.c_void_p(), ctypes.c_void_p()
         try:
             # the container takes over the input's handle, and gives the output's
             run, one = self._model.AOTInductorModelContainerRun, ctypes.c_size_t(1)
             _check(run(self._container, ctypes.byref(handle), one, ctypes.byref(result), one, None, None))
+            width = ctypes.c_int64()
+            _check(self._torch.aoti_torch_get_size(result, ctypes.c_int64(1), ctypes.byref(width)))
+            outputs = torch.empty(len(images), width.value)
+            target = self._view(outputs)
             _check(self._torch.aoti_torch_copy_(target, result, ctypes.c_int32(0)))
         finally:
             for owned in (result, target):
                 if owned:
                     self._torch.aoti_torch_delete_tensor_object(owned)
-        return logits
+        return outputs
 
     def _view(self, tensor: Tensor) -> ctypes.c_void_p:
         """A handle on the memory of a contiguous float32 tensor, for the C interface."""

@@ -12,7 +12,7 @@ from vitquant.artifact import WEIGHTS_FILE, Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
 
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT = "images", "outputs"
 OPSET = 20  # the first with GELU as one operator
 LARGEST = 2**31 - 2**24  # bytes of weights: a file holds 2 GiB, and the graph takes its part
 
@@ -20,8 +20,8 @@ LARGEST = 2**31 - 2**24  # bytes of weights: a file holds 2 GiB, and the graph t
 def export(fp32: Artifact, file: Path) -> None:
     """Write the FP32 artifact as one ONNX file; the batch dimension is free.
 
-    The graph maps `images`, float32 (N, 3, H, W), to `logits`, float32 (N, C). It holds the weights, and no trace
-    of where it was made, so that the same weights give the same file.
+    The graph maps `images`, float32 (N, 3, H, W), to `outputs`, the logits and the class token, float32 (N, C + width).
+    It holds the weights, and no trace of where it was made, so that the same weights give the same file.
 
     Raises:
         UnsupportedError: the weights are too large for one file.

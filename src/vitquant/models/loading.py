@@ -72,10 +72,9 @@ class CastBackbone(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 logits (N, C)."""
+        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
         dtype = self.model.backbone.cls_token.dtype
-        logits: Tensor = self.model.head(self.model.features(images.to(dtype)).float())
-        return logits
+        return self.model.outputs(self.model.features(images.to(dtype)).float())
 
 
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from vitquant.params import Images
 class ViTClassifier(nn.Module):
     """A timm ViT and a linear head over the class token and the mean patch token, concatenated.
 
+    It gives the logits and, beside them, the class token after the backbone's last norm.
+
     Args:
         name: the timm architecture.
         image_size: height and width of the input, pixels.
@@ -31,15 +33,18 @@ class ViTClassifier(nn.Module):
         self.head = nn.Linear(2 * self.backbone.num_features, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 features (N, 2 × width)."""
+        """Normalised float32 images (N, 3, H, W) to float32 features (N, 2 × width): class token, mean patch token."""
         tokens = self.backbone.forward_features(images)
         patches = tokens[:, self.backbone.num_prefix_tokens :]
         return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 logits (N, C)."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
+        return self.outputs(self.features(images))
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """Features, float32 (N, 2 × width), to logits and class token, float32 (N, C + width)."""
+        return torch.cat([self.head(features), features[:, : self.backbone.num_features]], dim=1)
 
 
 def create_backbone(name: str, image_size: int, **options: Any) -> Any:

@@ -149,7 +149,7 @@ def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_dinov2: bool) -> None:
-    """Fit `pos_embed`, (1, prefix + side², width), to the backbone's grid, in place; what is no such is left alone."""
+    """Fit `pos_embed`, (1, prefix + side², width), to the backbone's grid, in place, if it is one."""
     embedding = weights.get("pos_embed")
     if embedding is None or embedding.ndim != 3:  # noqa: PLR2004
         return

@@ -9,8 +9,8 @@ A method is one module in this package: a file, or a folder where it has kernels
   the weights into `directory` and returns details worth recording; `calibration` are images of the train split,
   uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
-  preprocessed images, float32 (N, 3, H, W), to float32 logits (N, C), both on `device`; it may be called from
-  several threads at once.
+  preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
+  class token after the backbone's last norm, whose width is D; it may be called from several threads at once.
 
 `build` and `load` raise UnsupportedError where this machine cannot run the method.
 """

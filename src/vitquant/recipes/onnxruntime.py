@@ -71,7 +71,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     session = onnxruntime.InferenceSession(artifact.path / FILE, options, providers=["CPUExecutionProvider"])
 
     def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        return torch.from_numpy(session.run(["outputs"], {"images": images.numpy()})[0])
 
     return forward
 

@@ -101,7 +101,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            return torch.from_numpy(request.infer({"images": images.numpy()}, share_inputs=True)["logits"])
+            return torch.from_numpy(request.infer({"images": images.numpy()}, share_inputs=True)["outputs"])
         finally:
             idle.append(request)
 
