@@ -6,7 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -256,6 +259,46 @@ for threads in (1, 3):
     command = [sys.executable, "-c", script, str(Path(__file__).parent)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert output.split() == ["0", "2"]
+
+
+@pytest.mark.parametrize("arithmetic", ["int8", "float32"])
+def test_register_rate(kernels: Kernels, arithmetic: str) -> None:
+    assert 0 < kernels.register_rate(arithmetic, threads=2) < inf
+
+
+def test_register_rate_of_bfloat16(kernels: Kernels) -> None:
+    """There is one where the kernels are compiled for a CPU that has such an instruction."""
+    native = not int8_kernels.FLAGS[-1].startswith("-march=x86-64")
+    rate = kernels.register_rate("bfloat16", threads=1)
+    assert (rate is not None) == (native and torch.cpu._is_avx512_bf16_supported())
+    assert rate is None or 0 < rate < inf
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_products_in_registers_are_those_of_all_steps_and_threads(kernels: Kernels, number: int) -> None:
+    def products(steps: int, threads: int) -> int:
+        return kernels._library.multiply_in_registers(number, steps, threads)
+
+    assert products(0, 1) == 0
+    assert products(5, 1) == 5 * products(1, 1)
+    assert products(5, 3) == 3 * products(5, 1)
+
+
+def test_the_register_rate_is_the_highest_of_long_enough_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU that takes a million products on each thread, by a clock that says it took 1 ms, then 25 ms and more."""
+    durations = [0.001, 0.050, 0.025, *(0.040 for _ in range(int8_kernels.REPETITIONS - 2))]
+    clock = accumulate((part for duration in durations for part in (duration, 0)), initial=0.0)
+    asked = []
+
+    def multiply(number, steps, threads) -> int:
+        asked.append((number.value, steps.value, threads.value))
+        return threads.value * 1_000_000
+
+    monkeypatch.setattr(int8_kernels, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    kernels = Kernels()
+    kernels._library = SimpleNamespace(multiply_in_registers=multiply)
+    assert kernels.register_rate("float32", threads=3) == pytest.approx(3_000_000 / 0.025)
+    assert asked[1:] == [(1, 2 * asked[0][1], 3)] * int8_kernels.REPETITIONS
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import platform
 import shlex
 import shutil
 import subprocess
+import time
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +29,13 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math"),
 )
 DIGEST = 32  # bytes of SHA-256, which the loader does not mind at a library's end
+REPETITIONS, SECONDS = 10, 0.02  # of a register rate's measurement, and what each takes at least
 INPUTS = 8  # what the number of a layer's inputs must be a multiple of
 Quantized = tuple[Tensor, Tensor]
 """Values, uint8 (rows, K) around `zero_point`, and their scales, float32 (rows,): of each image the class token, its
 low part, and the other tokens, so that rows = images × (tokens + 1)."""
+RegisterArithmetic = Literal["int8", "float32", "bfloat16"]
+"""What `multiply_in_registers` of kernels.cpp knows, in its order."""
 
 
 def zero_point() -> int:
@@ -171,6 +176,32 @@ class Kernels:
             _threads(),
         )
         return result
+
+    def register_rate(self, arithmetic: RegisterArithmetic, threads: int) -> float | None:
+        """What this CPU reaches at most: products per second of `threads` threads together, all sums in registers.
+
+        A product is a multiplication whose result is added up. INT8 ones are taken as the linear layers take them,
+        float32 ones by this CPU's widest vectors, bfloat16 ones, whose sums are float32, by AVX-512. It is the highest
+        of some repetitions, which take about 0.3 s altogether.
+
+        Returns:
+            None where this CPU has no instruction for them: bfloat16 without AVX512-BF16.
+        """
+        multiply = self._library.multiply_in_registers
+        multiply.restype = c_int64
+        number, steps = get_args(RegisterArithmetic).index(arithmetic), 1000
+        rates: list[float] = []
+        while len(rates) < REPETITIONS:
+            start = time.perf_counter()
+            products: int = multiply(c_int(number), c_int64(steps), c_int(threads))
+            seconds = time.perf_counter() - start
+            if not products:
+                return None
+            if seconds < SECONDS:
+                steps *= 2
+            else:
+                rates.append(products / seconds)
+        return max(rates)
 
 
 def _empty(images: int, tokens: int, width: int) -> Quantized:
