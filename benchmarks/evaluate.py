@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from vitquant import cpu, recipes
+from vitquant.analysis import statistics
 from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
-from vitquant.measure import accuracy, statistics
+from vitquant.measure import accuracy
 from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
 

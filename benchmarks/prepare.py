@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from vitquant import params
+from vitquant.analysis import statistics
 from vitquant.data.prepare import prepare
 from vitquant.data.sources import SOURCES
-from vitquant.measure import statistics
 from vitquant.models.vit import preprocessing
 
 ROUNDS = 5

@@ -66,8 +66,8 @@ def test_help_lists_every_stage(tmp_path: Path) -> None:
             "Error: none/classes.json is missing",
         ),
         (["--params", "other.yaml", "prepare", "--raw", "r", "--out", "o"], 1, "Error: other.yaml is missing"),
-        (["summary"], 1, "Error: results/metrics.json is missing: run `dvc repro` to make it"),
-        (["recommend", "--max-drop", "0.3"], 1, "Error: results/metrics.json is missing: run `dvc repro` to make it"),
+        (["summary"], 1, "Error: results/findings.json is missing: run `dvc repro` to make it"),
+        (["recommend", "--max-drop", "0.3"], 1, "Error: results/findings.json is missing: run `dvc repro` to make it"),
         (["recommend", "--max-drop", "none"], 2, "'none' is not a valid float"),
         (["machine", "--out", "params.yaml/machine.json"], 1, "Error: params.yaml"),
     ],
@@ -118,14 +118,21 @@ def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dic
     assert result.stderr.startswith("Error: model.name: 'resnet18' is of timm's module resnet: ")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"recipes": {}}'])
-def test_metrics_that_are_not_of_a_study(study: dict, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{}", " has version 1 of the format, this is vitquant with version 2"),
+        ("[]", " is no file of results, this is vitquant with version 2"),
+        ('{"version": 2}', ": study: missing"),
+    ],
+)
+def test_findings_that_are_none(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "results").mkdir()
-    (tmp_path / "results/metrics.json").write_text(content)
+    (tmp_path / "results/findings.json").write_text(content)
     for command in (["summary"], ["recommend", "--max-drop", "0.3"]):
         result = vitquant(*command, cwd=tmp_path)
         assert result.returncode == 1
-        assert result.stderr == "Error: results/metrics.json is not of a study: make it again with `dvc repro`\n"
+        assert result.stderr == f"Error: results/findings.json{problem}: make it again with `dvc repro`\n"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_code_and_what_it_and_its_tests_read_reach_the_image() -> None:
         ".dvc/plots",
         "results/cuda",
         "results/figures",
-        "results/metrics.json",
+        "results/findings.json",
     } <= admitted
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import handmade
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +23,7 @@ from vitquant import artifact, experiment, files, params, recipes
 from vitquant.cli import main
 from vitquant.errors import VitquantError, printable
 from vitquant.images import Preprocessing
+from vitquant.results import form
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -121,11 +123,10 @@ def test_weights_whose_digest_is_right(data: st.DataObject, fp32: Path, copy: Pa
 @fuzz
 @given(data=st.data())
 def test_results(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = tmp_path_factory.getbasetemp() / "metrics.json"
-    content = json.loads((REPOSITORY / "results/metrics.json").read_text())
-    file.write_text(json.dumps(data.draw(altered(content))))
+    file = tmp_path_factory.getbasetemp() / "findings.json"
+    file.write_text(json.dumps(data.draw(altered(form.dump(handmade.findings())))))
     for command in (["summary"], ["recommend", "--max-drop", "0.3"], ["diff"]):
-        result = CliRunner().invoke(main, [*command, "--metrics", str(file)])
+        result = CliRunner().invoke(main, [*command, "--findings", str(file)])
         assert result.exit_code in (0, 1), result.exception
         assert isinstance(result.exception, SystemExit | None), result.exception
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from vitquant import artifact, recipes, traits
-from vitquant.errors import VitquantError
+from vitquant import artifact, recipes
 from vitquant.params import Recipe
 from vitquant.traits import FP32, Traits
 
@@ -24,7 +24,9 @@ def test_an_artifact_carries_its_methods_traits(fp32: Path, calibration: np.ndar
     assert not int8.quantized
 
 
-def test_traits_survive_json_and_results_without_them_are_of_an_earlier_version() -> None:
-    assert traits.of({"traits": FP32.model_dump(mode="json")}) == FP32
-    with pytest.raises(VitquantError, match=r"a recipe's results: no traits, .*: measure again"):
-        traits.of({"top1_pct": 80.0})
+def test_traits_survive_json_and_take_no_other_key_or_value() -> None:
+    assert Traits.model_validate_json(FP32.model_dump_json()) == FP32
+    content = FP32.model_dump(mode="json")
+    for change in ({"arithmetic": "roman"}, {"weight_bits": 0}, {"devices": []}, {"speed": 1}):
+        with pytest.raises(ValidationError):
+            Traits.model_validate(content | change)

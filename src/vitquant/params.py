@@ -273,8 +273,9 @@ def _place(location: tuple[int | str, ...], content: Any, missing: bool) -> str:
     """The key that a location means; pydantic's names for the branches of a union are left out."""
     keys = []
     for index, part in enumerate(location):
-        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
-            content = content[part]  # type: ignore[index]  # a list's part is an int
+        is_item = isinstance(content, list) and isinstance(part, int) and part < len(content)
+        if is_item or (isinstance(content, dict) and part in content):
+            content = content[part]
             keys.append(str(part))
         elif missing and index == len(location) - 1:
             keys.append(str(part))

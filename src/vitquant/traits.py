@@ -1,10 +1,8 @@
 """What a recipe is, as its method declares it: the one place that says whether it quantizes, and how it computes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
-
-from vitquant.errors import VitquantError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Arithmetic = Literal["float32", "tfloat32", "bfloat16", "float16", "float8", "int8"]
 
@@ -34,18 +32,3 @@ class Traits(BaseModel):
 FP32 = Traits(
     weight_bits=32, activation_bits=32, arithmetic="float32", execution="eager", devices=("cpu", "cuda")
 )  # the baseline's
-
-
-def of(result: dict[str, Any], where: object = "a recipe's results") -> Traits:
-    """The traits that a recipe's results carry.
-
-    Args:
-        where: what the message names: the file, or the recipe.
-
-    Raises:
-        VitquantError: they carry none, as those of an earlier version did.
-    """
-    try:
-        return Traits.model_validate(result["traits"])
-    except (KeyError, TypeError, ValidationError):
-        raise VitquantError(f"{where}: no traits, as in an earlier version's results: measure again") from None

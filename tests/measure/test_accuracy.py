@@ -8,10 +8,13 @@ from vitquant import recipes
 from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.files import read_json
-from vitquant.measure import accuracy
+from vitquant.measure import accuracy, environment
 from vitquant.params import Evaluate
+from vitquant.results import form, predictions
+from vitquant.results.accuracy import Accuracy
+from vitquant.traits import FP32
 
+WIDTH = 64  # of the model
 PARAMS = Evaluate(batch_size=1, cuda_batch_size=1, workers=0)
 
 
@@ -20,26 +23,34 @@ def test_predictions_are_the_same_for_any_batch_size_worker_and_thread_count(fp3
     expected = accuracy.predict(predictor, prepared, PARAMS, threads=1)
     for batch_size, workers, threads in ((1, 0, 2), (5, 2, 2), (100, 1, 1), (7, 0, 3)):
         params = Evaluate(batch_size=batch_size, cuda_batch_size=1, workers=workers)
-        logits = accuracy.predict(predictor, prepared, params, threads)
-        assert logits.shape == (24, 6)
-        assert np.abs(logits - expected).max() < 1e-4
-        assert np.array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
+        outputs = accuracy.predict(predictor, prepared, params, threads)
+        assert outputs.shape == (24, 6 + WIDTH)
+        assert np.abs(outputs - expected).max() < 1e-4
+        assert np.array_equal(outputs[:, :6].argmax(axis=1), expected[:, :6].argmax(axis=1))
 
 
-def test_the_summary_and_the_logits_are_written(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
-    accuracy.evaluate(recipes.load(fp32), prepared, PARAMS, 2, tmp_path / "a/fp32.json", tmp_path / "p/fp32.npz")
-    summary = read_json(tmp_path / "a/fp32.json")
-    logits = np.load(tmp_path / "p/fp32.npz")["logits"]
-    right = logits.argmax(axis=1) == prepared.labels("val")
-    assert summary["top1_pct"] == round(100 * right.mean(), 2)
-    assert summary["top1_ci95_pct"][0] < summary["top1_pct"] < summary["top1_ci95_pct"][1]
-    assert summary["top1_pct"] > 50  # six easy classes
-    assert summary["top5_pct"] >= summary["top1_pct"]
-    assert summary["details"]["probe"]["c"] in (0.01, 0.1)
+def test_the_predictions_are_written_and_what_they_belong_to(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
+    predictor, file, stored = recipes.load(fp32), tmp_path / "a/fp32.json", tmp_path / "p/fp32.npz"
+    accuracy.evaluate(predictor, prepared, PARAMS, 2, file, stored)
+    written, arrays = form.read(file, Accuracy), predictions.read(stored)
+    outputs = predictor.outputs(prepared.images("val"))
+    assert np.abs(arrays["logits"] - outputs[:, :6]).max() < 1e-4
+    assert np.abs(arrays["class_tokens"] - outputs[:, 6:]).max() < 1e-4
+    assert (arrays["logits"].argmax(axis=1) == prepared.labels("val")).mean() > 0.5  # six easy classes
+    assert written.predicted
+    assert written.predicted.images == 24
+    assert written.predicted.logits_sha256 == predictions.digest(arrays["logits"])
+    assert written.predicted.artifact_sha256 == predictor.artifact.sha256
+    assert written.predicted.environment == environment.machine()
+    assert written.details["probe"]["c"] in (0.01, 0.1)
 
 
-def test_two_classes_have_no_top5() -> None:
-    assert "top5_pct" not in accuracy.summarize(np.eye(2, dtype=np.float32), np.array([0, 1]))
+def test_why_there_are_no_predictions_is_written(tmp_path: Path) -> None:
+    accuracy.write_unavailable("mine", FP32, "no such instruction", tmp_path / "mine.json", tmp_path / "mine.npz")
+    assert form.read(tmp_path / "mine.json", Accuracy) == Accuracy(
+        recipe="mine", traits=FP32, unavailable="no such instruction"
+    )
+    assert predictions.read(tmp_path / "mine.npz") == {}
 
 
 def test_an_artifact_for_other_classes(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from conftest import write_study_of_fp32
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.measure import benchmark, memory, slowness
-from vitquant.measure.estimates import speed_and_size
+from vitquant.measure import benchmark, cpu_benchmark, memory, slowness
 from vitquant.measure.worker import Worker
-from vitquant.params import Batch, Benchmark, Report
+from vitquant.params import Batch, Benchmark
+from vitquant.results.benchmark import Benchmarked
 from vitquant.traits import FP32
 
 PARAMS = Benchmark(warmup=1, batches=[Batch(size=1, rounds=4), Batch(size=30, rounds=2)], seed=0)
@@ -29,16 +29,18 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
         raise UnsupportedError("no such instruction")
 
     artifact.write(tmp_path / "absent", artifact.open_artifact(fp32).spec, fill)
-    result = benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
-    measured = result["recipes"][fp32.name]
-    assert measured["traits"] == FP32.model_dump(mode="json")
-    assert result["recipes"]["absent"] == {"traits": measured["traits"], "unavailable": "no such instruction"}
-    assert {size: len(times) for size, times in measured["latency_ms"].items()} == {"1": 4, "30": 2}
-    assert all(time > 0 for times in measured["latency_ms"].values() for time in times)
-    assert measured["size_bytes"] == artifact.open_artifact(fp32).size_bytes
-    assert measured["memory_bytes"]["peak"] >= measured["memory_bytes"]["model"] > 0
-    assert result["environment"]["threads"] == 1
-    assert result["environment"]["cores"] >= 1
+    result = cpu_benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
+    assert result.recipes["absent"] == Benchmarked(traits=FP32, unavailable="no such instruction")
+    measured = result.recipes[fp32.name].measured
+    assert measured
+    assert {size: len(times) for size, times in measured.latency_ms.items()} == {1: 4, 30: 2}
+    assert measured.size_bytes == artifact.open_artifact(fp32).size_bytes
+    assert measured.artifact_sha256 == artifact.open_artifact(fp32).sha256
+    assert measured.memory_bytes.peak >= measured.memory_bytes.model > 0
+    assert result.environment.threads == 1
+    assert result.register_products_per_s.keys() >= {"int8", "float32"}
+    assert result.products_per_image > 1e6
+    assert result.conditions.seconds > 0
 
 
 def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
@@ -46,20 +48,18 @@ def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path
     paths = [tmp_path / "other", tmp_path / "fp32"]
     for path in paths:
         shutil.copytree(fp32, path)
-    result = benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9)["recipes"]
-    rounds = {name: {size: len(times) for size, times in own["latency_ms"].items()} for name, own in result.items()}
-    assert rounds == {"other": {"1": slowness.PASSES}, "fp32": {"1": 4, "30": 2}}
-    assert "set max_slowdown, now 1e-09, higher to have it measured in full" in result["other"]["slow"]
-    assert "slow" not in result["fp32"]
-    ratio = speed_and_size("other", result, Report(resamples=100, seed=0))
-    assert ratio["speedup_b1_ci95_x"][0] <= ratio["speedup_b1_x"] <= ratio["speedup_b1_ci95_x"][1]
+    result = benchmark.measured(cpu_benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9).recipes)
+    rounds = {name: {size: len(times) for size, times in own.latency_ms.items()} for name, own in result.items()}
+    assert rounds == {"other": {1: slowness.PASSES}, "fp32": {1: 4, 30: 2}}
+    assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (result["other"].slow or "")
+    assert not result["fp32"].slow
 
 
 def test_a_damaged_artifact_ends_the_benchmark(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(fp32, tmp_path / "bad")
     (tmp_path / "bad/model.safetensors").write_bytes(b"")
     with pytest.raises(VitquantError, match="has 0 bytes"):
-        benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
+        cpu_benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
 
 
 def _die(connection: object) -> None:

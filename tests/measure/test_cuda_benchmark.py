@@ -1,23 +1,24 @@
 """The CUDA benchmark, on the GPU where there is one, else with the CPU in its place: the same runner and file."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import mini_study
 
+from vitquant.analysis.analyse import analyse_device
+from vitquant.analysis.load import load_gpus
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.measure import benchmark, cuda_benchmark, nvml, profiler
+from vitquant.measure import cuda_benchmark, nvml, profiler, session
 from vitquant.measure import cuda_results as results
-from vitquant.params import Params
-from vitquant.traits import FP32, Traits
+from vitquant.params import Params, Recipe
+from vitquant.results import form, predictions
+from vitquant.results.gpu import Gpu, GpuStudy, array_name, file_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU_RECIPES = {
@@ -40,89 +41,87 @@ def study(images: Path) -> Params:
 
 
 @pytest.fixture(scope="module")
-def joined(study: Params, fp32: Path, prepared: Prepared) -> list[dict]:
+def measured(study: Params, fp32: Path, prepared: Prepared) -> list[tuple[GpuStudy, dict]]:
     """The study, and another architecture, of which one recipe is enough."""
-    found = []
     baseline = study.cuda.model_copy(update={"recipes": {"fp32": study.cuda.recipes["fp32"]}})
-    for (own, artifact), cuda in zip(
-        cuda_benchmark.studies(study, fp32, prepared), (study.cuda, baseline), strict=True
-    ):
-        measured, logits = cuda_benchmark.run(artifact, prepared, own.model_copy(update={"cuda": cuda}), 1, DEVICE)
-        found.append(results.join(own, measured, logits, prepared))
-    return found
+    return [
+        cuda_benchmark.run(artifact, prepared, own.model_copy(update={"cuda": cuda}), 1, DEVICE)
+        for (own, artifact), cuda in zip(
+            cuda_benchmark.studies(study, fp32, prepared), (study.cuda, baseline), strict=True
+        )
+    ]
 
 
-def test_every_recipe_has_its_row(joined: list[dict]) -> None:
-    study = joined[0]
-    assert study["study"]["name"] == "mini"
-    fp32, int8 = (study["recipes"][name] for name in GPU_RECIPES)
-    assert fp32["top1_pct"] > 50  # chance is 17 %
-    assert fp32["latency_b4_ms_p50"] > 0
-    assert int8["speedup_b1_ci95_x"][0] <= int8["speedup_b1_x"] <= int8["speedup_b1_ci95_x"][1]
-    assert int8["agreement_pct"] > 90
-    assert int8["size_mb"] < fp32["size_mb"] / 2
-    assert int8["memory_allocator_peak_mb"] > 0
-    assert sum(study["profile"]["fp32"].values()) > 0
-    assert study["environment"]["git_commit"]
-    assert json.loads(json.dumps(study, allow_nan=False)) == study
+def test_every_recipe_has_its_samples_and_predictions(measured: list[tuple[GpuStudy, dict]]) -> None:
+    study, arrays = measured[0]
+    assert study.study.name == "mini"
+    assert study.recipes.keys() == GPU_RECIPES.keys()
+    for name, recipe in study.recipes.items():
+        own = recipe.measured
+        assert own
+        assert {size: len(times) for size, times in own.latency_ms.items()} == {1: 3, 4: 3}
+        logits = arrays[array_name("mini", "logits", name)]
+        assert logits.shape == (24, 6)
+        assert own.logits_sha256 == predictions.digest(logits)
+        assert arrays[array_name("mini", "cosine", name)].min() > 0.99
+    assert sum(study.profile["fp32"].values()) > 0
+    assert study.products_per_image > 1e6
+    assert study.conditions.seconds > 0
+    labels = arrays[array_name("mini", "labels")]
+    right = arrays[array_name("mini", "logits", "fp32")].argmax(axis=1) == labels
+    assert right.mean() > 0.5  # chance is 17 %
 
 
-def test_ratios_to_fp32_and_to_compiled_bf16_and_what_a_gpu_says_of_memory_and_energy(
-    study: Params, prepared: Prepared
+def test_the_findings_of_what_was_measured(
+    measured: list[tuple[GpuStudy, dict]], tmp_path: Path, study: Params
 ) -> None:
-    """Of numbers made up: 8 bits take 2 ms where compiled BF16 takes 3 and FP32 12."""
-    bf16 = Traits(weight_bits=16, activation_bits=16, arithmetic="bfloat16", execution="compiled", devices=("cuda",))
-    int8 = Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="compiled", devices=("cuda",))
-    made_up = {
-        name: {
-            "traits": traits.model_dump(mode="json"),
-            "latency_ms": {"4": [milliseconds, 2 * milliseconds, milliseconds]},
-            "memory_bytes": {"model": 20_000_000, "peak": 30_000_000},
-            "process_memory_bytes": 500_000_000,
-            "size_bytes": traits.weight_bits * 1_000_000,
-            "energy_mj": {"4": 10 * milliseconds},
-        }
-        for name, traits, milliseconds in (("fp32", FP32, 12.0), ("half", bf16, 3.0), ("eight", int8, 2.0))
-    }
-    made_up["eight"]["unavailable_accuracy"] = "NaN or infinite logits"
-    logits = np.eye(6, dtype=np.float32)[prepared.labels("val")]
-    measured = {"recipes": made_up, "environment": {}, "profile": {}}
-    rows = results.join(study, measured, {"fp32": logits, "half": logits}, prepared)["recipes"]
-    assert rows["half"]["speedup_b4_x"] == 4
-    assert rows["eight"]["speedup_b4_x"] == 6
-    assert rows["eight"]["vs_bf16_compiled_b4_x"] == 1.5
-    assert rows["eight"]["vs_bf16_compiled_b4_ci95_x"] == [1.5, 1.5]
-    assert not any(key.startswith("vs_") for name in ("fp32", "half") for key in rows[name])
-    assert rows["half"]["agreement_pct"] == rows["fp32"]["top1_pct"] == 100
-    assert "top1_pct" not in rows["eight"]
-    assert rows["eight"]["unavailable"] == {"accuracy": "NaN or infinite logits"}
-    assert rows["eight"]["memory_allocator_peak_mb"] == 30
-    assert rows["eight"]["memory_process_mb"] == 500
-    assert rows["eight"]["energy_b4_mj_img"] == 20
-    assert rows["eight"]["size_reduction_pct"] == 75
+    """From the files that were written to the estimates, as the report makes them."""
+    gpu = measured[0][0].environment.gpu
+    for own, arrays in measured:
+        results.add(tmp_path, "no kernel", own, arrays)
+    (loaded,) = load_gpus(tmp_path)
+    device = analyse_device(*loaded, study.report)
+    assert device.device == gpu
+    fp32, int8 = (device.studies["mini"].recipes[name] for name in GPU_RECIPES)
+    assert fp32.accuracy
+    assert int8.accuracy
+    assert int8.footprint
+    assert fp32.footprint
+    assert fp32.accuracy.top1.value > 50
+    assert (int8.accuracy.agreement_pct or 0) > 90
+    assert int8.footprint.size_mb < fp32.footprint.size_mb / 2
+    assert int8.speedup(1)
+    other = device.studies["test_vit"].recipes["fp32"]
+    assert "never trained" in other.unavailable["accuracy"]
+    assert other.at(1).p50_ms > 0
+    assert not other.accuracy
 
 
-def test_other_architectures_are_for_speed_alone(joined: list[dict]) -> None:
-    study = joined[1]
-    assert study["study"]["name"] == "test_vit"
-    assert "never trained" in study["recipes"]["fp32"]["unavailable"]["accuracy"]
-    assert study["recipes"]["fp32"]["latency_b1_ms_p50"] > 0
+def test_a_baseline_that_cannot_run_ends_in_one_line(study: Params, fp32: Path, prepared: Prepared) -> None:
+    """It has no kernels for such a device."""
+    recipes = {"fp32": Recipe.model_validate({"method": "compiled", "dtype": "float32"})}
+    broken = study.model_copy(update={"cuda": study.cuda.model_copy(update={"recipes": recipes})})
+    with pytest.raises(VitquantError, match=r"fp32, .* could not be measured: .*: earlier results stay"):
+        cuda_benchmark.run(fp32, prepared, broken, 1, torch.device("meta"))
 
 
-def test_a_gpu_that_cannot_hold_the_baseline_ends_in_one_line(study: Params, prepared: Prepared) -> None:
-    measured = {"recipes": {"fp32": {"unavailable": "CUDA out of memory"}}, "environment": {}, "profile": {}}
-    with pytest.raises(VitquantError, match=r"fp32, .* could not be measured: CUDA out of memory: earlier results"):
-        results.join(study, measured, {}, prepared)
+def test_a_study_replaces_itself_and_nothing_else(measured: list[tuple[GpuStudy, dict]], tmp_path: Path) -> None:
+    (first, arrays), (other, _) = measured
+    assert file_of(tmp_path, "NVIDIA H200").name == "nvidia-h200.json"
+    changed = first.model_copy(update={"date": "2000-01-01"})
+    for study, own in ((first, arrays), (other, {}), (changed, arrays)):
+        file = results.add(tmp_path, "no kernel", study, own)
+    content = form.read(file, Gpu)
+    assert content.quantize_dynamic == "no kernel"
+    assert content.studies == {"mini": changed, "test_vit": other}
+    assert predictions.read(file.with_suffix(".npz")).keys() == arrays.keys()
 
 
-def test_a_study_replaces_itself_and_nothing_else(joined: list[dict], tmp_path: Path) -> None:
-    file = results.device_file(tmp_path, "NVIDIA H200")
-    assert file.name == "nvidia-h200.json"
-    for name, study in (("a", joined[0]), ("b", joined[1]), ("a", joined[1])):
-        results.add(file, name, study, "no kernel")
-    content = json.loads(file.read_text())
-    assert content["quantize_dynamic"] == "no kernel"
-    assert content["studies"] == {"a": joined[1], "b": joined[1]}
+def test_a_file_of_another_version_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "nvidia-t4.json").write_text('{"device": "NVIDIA T4", "studies": {}}')
+    results.check(tmp_path, "NVIDIA H200")
+    with pytest.raises(VitquantError, match=r"nvidia-t4.json has version 1 .*: move it away and measure again"):
+        results.check(tmp_path, "NVIDIA T4")
 
 
 def test_quantize_dynamic_runs_on_the_cpu_alone() -> None:
@@ -134,8 +133,8 @@ def test_quantize_dynamic_runs_on_the_cpu_alone() -> None:
 def test_memory_that_runs_out_is_reported_and_other_errors_are_raised() -> None:
     text = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 14.56 GiB of which"
     with pytest.raises(RuntimeError, match="no kernel"):
-        benchmark._out_of_memory(RuntimeError("no kernel image"))
-    assert benchmark._out_of_memory(torch.OutOfMemoryError(text)) == ("CUDA out of memory. Tried to allocate 20.00 GiB")
+        session._out_of_memory(RuntimeError("no kernel image"))
+    assert session._out_of_memory(torch.OutOfMemoryError(text)) == ("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
 @pytest.mark.parametrize(

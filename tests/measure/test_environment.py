@@ -11,11 +11,11 @@ from vitquant.measure import environment
 def test_the_fingerprint_names_what_a_measurement_depends_on() -> None:
     fingerprint = environment.machine()
     assert fingerprint == environment.machine()
-    assert fingerprint["host"] == platform.node()
-    assert fingerprint["torch"] == torch.__version__.split("+")[0]
-    assert fingerprint["cpu"]
+    assert fingerprint.host == platform.node()
+    assert fingerprint.torch == torch.__version__.split("+")[0]
+    assert fingerprint.cpu
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        assert {"avx2", "avx512f"} <= set(fingerprint["isa"])
+        assert {"avx2", "avx512f"} <= set(fingerprint.isa)
 
 
 def test_the_commit_says_whether_the_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,9 @@ def test_the_time_of_each_kind(params: Params, prepared: Prepared, fp32: Path, t
     for name, recipe in chosen.items():
         recipes.build(name, recipe, fp32, tmp_path / name, np.zeros((1, 64, 64, 3), np.uint8))
     profile = operations.profile([tmp_path / name for name in chosen], prepared.path, threads=2, max_slowdown=1e9)
-    assert list(profile["recipes"]) == ["fp32", "dynamic-int8", "mine"]  # the eager ones
-    assert profile["environment"]["threads"] == 2
-    for times in profile["recipes"].values():
+    assert list(profile.recipes) == ["fp32", "dynamic-int8", "mine"]  # the eager ones
+    assert profile.environment.threads == 2
+    for times in profile.recipes.values():
         assert list(times) == list(profiler.KINDS)
         assert all(time > 0 for time in times.values())
 

@@ -3,6 +3,9 @@
 import handmade
 import pytest
 
+from vitquant.analysis import findings
+from vitquant.analysis.findings import Findings, Study
+from vitquant.analysis.recommend import marked, recommended, subject
 from vitquant.params import Recipe
 from vitquant.recipes import check_options, method
 from vitquant.report import answer
@@ -10,8 +13,17 @@ from vitquant.traits import FP32, Traits
 
 
 @pytest.fixture
-def metrics() -> dict:
-    return handmade.metrics()
+def study() -> Study:
+    return handmade.study()
+
+
+def alone(study: Study, recipes: dict[str, findings.Recipe]) -> Study:
+    """FP32 and these recipes, without compiled BF16."""
+    return study.model_copy(update={"recipes": {"fp32": study.baseline, **recipes}, "half": None})
+
+
+def answered(study: Study) -> str:
+    return answer.answer(Findings(study=study))
 
 
 def traits(**options: object) -> Traits:
@@ -20,34 +32,33 @@ def traits(**options: object) -> Traits:
     return method(recipe.method).traits(check_options("mine", recipe))
 
 
-def test_a_difference_within_its_interval_is_no_loss_and_no_gain(metrics: dict) -> None:
+def test_a_difference_within_its_interval_is_no_loss_and_no_gain(study: Study) -> None:
     name = "vitquant-int8"
-    for interval, words in (([-1.0, 0.0], "no difference shown"), ([-1.0, -0.1], "a loss"), ([0.1, 0.9], "a gain")):
-        metrics["recipes"][name] |= {"top1_delta_ci95_pp": interval}
-        line = next(line for line in answer.answer(metrics, {}).splitlines() if "**Accuracy:**" in line)
+    for low, high, words in ((-1.0, 0.0, "no difference shown"), (-1.0, -0.1, "a loss"), (0.1, 0.9, "a gain")):
+        changed = handmade.with_delta(study, name, 0.2, low, high)
+        line = next(line for line in answered(changed).splitlines() if "**Accuracy:**" in line)
         assert f"pp: {words} over the same" in line
-    for interval, words in (([0.9, 1.1], "(not distinguishable in speed;"), ([0.5, 0.9], "(slower;")):
-        metrics["recipes"][name] |= {"speedup_b1_ci95_x": interval}
-        assert words in answer.answer(metrics, {})
+    for low, high, words in ((0.9, 1.1, "(not distinguishable in speed;"), (0.5, 0.9, "(slower;")):
+        assert words in answered(handmade.with_speedup(study, name, 3.7, low, high))
 
 
-def test_the_answer_has_five_lines_and_says_where_the_budget_is_not_certain(metrics: dict) -> None:
-    name = answer.recommended(metrics)
+def test_the_answer_has_five_lines_and_says_where_the_budget_is_not_certain(study: Study) -> None:
+    name = recommended(study)
     assert name
-    assert len(answer.answer(metrics, {}).splitlines()) == 5
-    metrics["recipes"][name] |= {"top1_delta_pp": -0.1, "top1_delta_ci95_pp": [-0.5, 0.3]}
-    assert "1,050 images do not exclude a loss of up to 0.50 pp" in answer.answer(metrics, {})
-    metrics["recipes"][name] |= {"top1_delta_ci95_pp": [-0.2, 0.1]}
-    assert "the whole interval is within that bound" in answer.answer(metrics, {})
+    assert len(answered(study).splitlines()) == 5
+    uncertain = answered(handmade.with_delta(study, name, -0.1, -0.5, 0.3))
+    assert "1,050 images do not exclude a loss of up to 0.50 pp" in uncertain
+    certain = answered(handmade.with_delta(study, name, -0.1, -0.2, 0.1))
+    assert "the whole interval is within that bound" in certain
 
 
-def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(metrics: dict) -> None:
+def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(study: Study) -> None:
     dynamic = traits(method="dynamic_int8", per_channel=False, keep_float=["head"], engine="auto")
     mine = handmade.recipe(dynamic, speedup=2.0, delta=0.2, size_mb=20.0, peak_mb=80.0)
-    metrics["recipes"] = {"fp32": metrics["recipes"]["fp32"], "mine": mine}
-    assert answer.subject(metrics) == "mine"
-    assert answer.marked(metrics) == ["mine"]
-    use, speed, accuracy, memory, others = answer.answer(metrics, {}).splitlines()
+    study = alone(study, {"mine": mine})
+    assert subject(study) == "mine"
+    assert marked(study) == ["mine"]
+    use, speed, accuracy, memory, others = answered(study).splitlines()
     assert use == (
         "- **Use** `mine`, the fastest at batch 1 of the recipes that lose at most 0.3 pp of top-1; "
         "the whole interval is within that bound."
@@ -58,24 +69,31 @@ def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(metrics: dict
     assert "0 of 1 lose top-1 beyond the interval; 0 of 1 gain it; 1 of 1 are faster than `fp32`" in others
 
 
-def test_a_quantized_recipe_of_any_name_is_the_subject_beside_a_faster_one_that_is_not(metrics: dict) -> None:
+def test_a_quantized_recipe_of_any_name_is_the_subject_beside_a_faster_one_that_is_not(study: Study) -> None:
     """Each is called what the other is."""
     dynamic = traits(method="dynamic_int8", per_channel=False, keep_float=["head"], engine="auto")
     mine = handmade.recipe(dynamic, speedup=2.0, delta=-1.7, size_mb=20.0, peak_mb=80.0)
     int8 = handmade.recipe(FP32, speedup=5.0, delta=0.2, size_mb=86.6, peak_mb=123.0)
-    metrics["recipes"] = {"fp32": metrics["recipes"]["fp32"], "int8-w8a8": int8, "mine": mine}
-    assert answer.recommended(metrics) == "int8-w8a8"
-    assert answer.subject(metrics) == "mine"
-    assert answer.marked(metrics) == ["mine"]
-    text = answer.answer(metrics, {})
+    study = alone(study, {"int8-w8a8": int8, "mine": mine})
+    assert recommended(study) == "int8-w8a8"
+    assert subject(study) == "mine"
+    assert marked(study) == ["mine"]
+    text = answered(study)
     assert "**Use** `int8-w8a8`, " in text
     assert "of top-1; it does not quantize; " in text
     assert "1 of 1 lose top-1 beyond the interval (`mine` [-2.10, -1.30] pp); 0 of 1 gain it" in text
 
 
-def test_a_recipe_is_not_quantized_by_its_name(metrics: dict) -> None:
+def test_a_recipe_is_not_quantized_by_its_name(study: Study) -> None:
     int8 = handmade.recipe(traits(method="fp32"), speedup=2.0, delta=0.2, size_mb=86.6, peak_mb=123.0)
-    metrics["recipes"] = {"fp32": metrics["recipes"]["fp32"], "int8-w8a8": int8}
-    assert answer.subject(metrics) is None
-    assert answer.marked(metrics) == []
-    assert answer.answer(metrics, {}).startswith("- The study has no quantized recipe")
+    study = alone(study, {"int8-w8a8": int8})
+    assert subject(study) is None
+    assert marked(study) == []
+    assert answered(study).startswith("- The study has no quantized recipe")
+
+
+def test_the_seeds_recipe_and_compiled_bf16_are_told_beside_it(study: Study) -> None:
+    text = answered(study)
+    assert "; against compiled BF16, which does not quantize, 1.85 [1.81, 1.89] × at batch 1 (faster)." in text
+    seed = "The seed report's recipe, `dynamic-int8`: -1.70 [-2.10, -1.30] pp of top-1 (a loss), 2.40 [2.35, 2.45] ×"
+    assert seed in text

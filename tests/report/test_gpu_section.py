@@ -1,237 +1,191 @@
-"""The section on GPUs, from small files made by hand."""
+"""The section on GPUs, from raw results as a benchmark leaves them: samples, and predictions beside them."""
 
-import copy
-import json
+import re
 from pathlib import Path
 
 import handmade
 import pytest
 
+from vitquant.analysis import claims, load, rules
+from vitquant.analysis.analyse import analyse
+from vitquant.analysis.findings import Findings
 from vitquant.data.prepared import Prepared
-from vitquant.errors import VitquantError
-from vitquant.measure import estimates
+from vitquant.measure import cuda_results
 from vitquant.params import Params
-from vitquant.report import build, claims, gpu_section
-
-ERROR = "Could not run 'quantized::linear_dynamic' with arguments from the 'CUDA' backend."
-
-
-def traits(bits: int, arithmetic: str, execution: str = "compiled") -> dict:
-    return {
-        "weight_bits": bits,
-        "activation_bits": bits,
-        "arithmetic": arithmetic,
-        "execution": execution,
-        "devices": ["cpu", "cuda"],
-    }
-
-
-def recipe(traits: dict, milliseconds: float, **more: object) -> dict:
-    return {
-        "traits": traits,
-        "top1_pct": 84.0,
-        "top1_ci95_pct": [83.0, 85.0],
-        "latency_b1_ms_p50": 1.0,
-        "latency_b128_ms_p50": milliseconds,
-        "throughput_b128_img_s": 128_000 / milliseconds,
-        "memory_allocator_peak_mb": 400.0,
-        "memory_process_mb": 1200.0,
-        "energy_b128_mj_img": 55.5,
-        "size_mb": 88.0,
-        **more,
-    }
+from vitquant.report import build, gpu_section, tables
+from vitquant.results.benchmark import Benchmarked
+from vitquant.results.gpu import GpuStudy
+from vitquant.traits import Traits
 
 
 @pytest.fixture
-def device() -> dict:
-    recipes = {
-        "fp32": recipe(traits(32, "float32", "eager"), 100.0),
-        "bf16-compiled": recipe(traits(16, "bfloat16"), 20.0, speedup_b128_x=5.0, speedup_b128_ci95_x=[4.9, 5.1]),
-        "int8-compiled": recipe(
-            traits(8, "int8"),
-            16.0,
-            top1_delta_pp=-0.1,
-            top1_delta_ci95_pp=[-0.3, 0.1],
-            agreement_pct=98.5,
-            speedup_b128_x=6.25,
-            speedup_b128_ci95_x=[6.2, 6.3],
-            vs_bf16_compiled_b128_x=1.25,
-            vs_bf16_compiled_b128_ci95_x=[1.2, 1.3],
-        ),
-        "fp8-compiled": {"traits": traits(8, "float8"), "unavailable": {"benchmark": "needs | compute capability 8.9"}},
-    }
-    return {
-        "device": "NVIDIA H200",
-        "quantize_dynamic": ERROR,
-        "studies": {
-            "tiny-imagenet": {
-                "date": "2026-11-24",
-                "study": {
-                    "name": "tiny-imagenet",
-                    "model": "vit_base_patch14_dinov2",
-                    "data": "tiny-imagenet",
-                    "eval_images": 2000,
-                    "classes": 200,
-                },
-                "environment": {"gpu": "NVIDIA H200", "driver": "570.1", "torch": "2.14.0", "git_commit": "c" * 40},
-                "recipes": recipes,
-                "profile": {"int8-compiled": {"matmul": 0.05, "attention": 0.02}, "fp32": {"matmul": 0.6}},
-            }
-        },
-    }
+def inputs(prepared: Prepared, tmp_path: Path) -> load.Inputs:
+    return handmade.stages(prepared, tmp_path / "stages")
 
 
-def write(folder: Path, *devices: dict) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, content in enumerate(devices):
-        (folder / f"gpu{index}.json").write_text(json.dumps(content))
-    return folder
+@pytest.fixture
+def gpu() -> GpuStudy:
+    """For the test to change."""
+    return handmade.gpu_study()
 
 
-def test_no_device(tmp_path: Path) -> None:
-    assert gpu_section.section(gpu_section.read(tmp_path / "cuda")) == gpu_section.NONE
-    assert gpu_section.section(gpu_section.read(write(tmp_path / "cuda"))) == gpu_section.NONE
+def found(params: Params, inputs: load.Inputs, *studies: GpuStudy) -> Findings:
+    """What the report is made from, of raw results of GPUs too."""
+    for study in studies:
+        handmade.write_gpu(inputs.cuda, study)
+    return analyse(load.load(params, inputs), params.report)
 
 
-def test_one_device(tmp_path: Path, device: dict) -> None:
-    text = gpu_section.section(gpu_section.read(write(tmp_path, device)))
+def section(params: Params, inputs: load.Inputs, *studies: GpuStudy) -> str:
+    return gpu_section.section(found(params, inputs, *studies))
+
+
+def row(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+
+
+def recipe(traits: Traits, milliseconds: float) -> Benchmarked:
+    """Timed at batch 8 in every round alike; it has nothing else that is worth a look."""
+    like = handmade.gpu_study().recipes["fp32"].measured
+    assert like
+    return Benchmarked(traits=traits, measured=like.model_copy(update={"latency_ms": {8: [milliseconds] * 3}}))
+
+
+def test_no_device(params: Params, inputs: load.Inputs) -> None:
+    assert section(params, inputs) == gpu_section.NONE
+    inputs.cuda.mkdir()
+    assert section(params, inputs) == gpu_section.NONE
+
+
+def test_one_device(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    text = section(params, inputs, gpu)
     assert "### NVIDIA H200: tiny-imagenet" in text
-    assert f"measured 2026-11-24: driver 570.1, PyTorch 2.14.0, commit {'c' * 12}." in text
-    verdict = "- Batch 128: yes. `int8-compiled` is faster: 1.25 [1.20, 1.30] × the speed, with -0.10 [-0.30, +0.10] pp"
-    assert verdict in text
-    assert "Batch 1: not shown. `int8-compiled` is fastest of the 8-bit ones, without an interval to decide" in text
+    assert "`vit_base_patch14_dinov2` on tiny-imagenet, 2,000 images, 25 classes; measured 2026-11-24: " in text
+    assert f"driver 570.1, PyTorch 2.14.0, commit {'c' * 12}." in text
+    faster = r"- Batch 128: yes. `int8-compiled` is faster: 1.25 \[1.20, 1.30\] × the speed, with -0.10 \[-0\.\d\d, "
+    assert re.search(rf"{faster}\+0\.\d\d\] pp of top-1 \(no difference shown\)\.", text)
+    assert "- Batch 1: not shown. `int8-compiled` is not distinguishable in speed: 1.00 [0.90, 1.10] ×" in text
     assert "- benchmark of `fp8-compiled`: needs \\| compute capability 8.9" in text
-    row = next(line for line in text.splitlines() if line.startswith("| int8-compiled"))
-    assert "6.25 [6.20, 6.30]" in row
-    assert "8,000" in row
+    int8 = row(text, "int8-compiled")
+    for number in ("83.90", "99.70", "0.9990", "16.00", "6.25 [6.00, 6.50]", "8,000", "55.5"):
+        assert f" {number} |" in int8, number
+    memory = next(line for line in text.splitlines() if line.startswith("| int8-compiled") and "1,200" in line)
+    assert re.fullmatch(r"\| int8-compiled +\| +400 \| +1,200 \| +88.0 \|", memory)
     assert "0.070" in text  # the sum of the profile
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict"),
+    ("ratios", "verdict"),
     [
-        ([1.2, 1.3], "yes. `int8-compiled` is faster"),
-        ([0.9, 1.1], "not shown. `int8-compiled` is not distinguishable"),
-        ([0.7, 0.9], "no. `int8-compiled` is slower"),
+        (handmade.CLEARLY_MORE, "yes. `int8-compiled` is faster"),
+        (handmade.AS_MUCH, "not shown. `int8-compiled` is not distinguishable"),
+        (handmade.CLEARLY_LESS, "no. `int8-compiled` is slower"),
     ],
 )
-def test_the_verdict_follows_the_interval(tmp_path: Path, device: dict, interval: list[float], verdict: str) -> None:
-    int8 = device["studies"]["tiny-imagenet"]["recipes"]["int8-compiled"]
-    int8 |= {"vs_bf16_compiled_b128_x": sum(interval) / 2, "vs_bf16_compiled_b128_ci95_x": interval}
-    assert f"- Batch 128: {verdict}" in gpu_section.section(gpu_section.read(write(tmp_path, device)))
+def test_the_verdict_follows_the_interval(
+    params: Params, inputs: load.Inputs, gpu: GpuStudy, ratios: list[float], verdict: str
+) -> None:
+    int8 = gpu.recipes["int8-compiled"].measured
+    assert int8
+    int8.latency_ms[128] = [20.0 / ratio for ratio in ratios]
+    assert f"- Batch 128: {verdict}" in section(params, inputs, gpu)
 
 
-def test_fp16_where_there_is_no_bf16(tmp_path: Path, device: dict) -> None:
-    recipes = device["studies"]["tiny-imagenet"]["recipes"]
-    recipes["fp16-compiled"] = recipes.pop("bf16-compiled")
-    assert "Does the best 8-bit recipe beat `fp16-compiled`?" in gpu_section.section(
-        gpu_section.read(write(tmp_path, device))
-    )
-    del recipes["fp16-compiled"]
-    assert "one of the two was not timed" in gpu_section.section(gpu_section.read(write(tmp_path, device)))
+def test_a_batch_size_that_the_16_bit_recipe_cannot_run_has_no_verdict(
+    params: Params, inputs: load.Inputs, gpu: GpuStudy
+) -> None:
+    half = gpu.recipes["bf16-compiled"].measured
+    assert half
+    del half.latency_ms[128]
+    half.unavailable_batches[128] = "out of memory"
+    text = section(params, inputs, gpu)
+    assert "- Batch 1: not shown." in text
+    assert "- Batch 128:" not in text
+    assert "- batch 128 of `bf16-compiled`: out of memory" in text
 
 
-def test_recipes_are_judged_by_their_traits_whatever_their_names(tmp_path: Path, params: Params, device: dict) -> None:
+def test_accuracy_that_is_not_there_is_explained(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    for measured in (recipe.measured for recipe in gpu.recipes.values() if recipe.measured):
+        measured.unavailable_accuracy, measured.process_memory_bytes = "untrained head", None
+    cuda_results.add(inputs.cuda, handmade.QUANTIZE_DYNAMIC, gpu, {})
+    text = section(params, inputs)
+    assert "- accuracy of `fp32`, `bf16-compiled`, `int8-compiled`: untrained head" in text
+    assert "NVML shows no memory by process here" in text
+    assert "- Batch 128: yes. `int8-compiled` is faster: 1.25 [1.20, 1.30] × the speed." in text
+    assert "top-1 %" not in text
+
+
+def test_fp16_where_there_is_no_bf16(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    bf16 = gpu.recipes.pop("bf16-compiled")
+    fp16 = bf16.traits.model_copy(update={"arithmetic": "float16"})
+    gpu.recipes["fp16-compiled"] = bf16.model_copy(update={"traits": fp16})
+    text = section(params, inputs, gpu)
+    assert "Does the best 8-bit recipe beat `fp16-compiled`?" in text
+    assert "× fp16-compiled, b128" in text
+    del gpu.recipes["fp16-compiled"]
+    assert "one of the two was not timed" in section(params, inputs, gpu)
+
+
+def test_recipes_are_judged_by_their_traits_whatever_their_names(
+    params: Params, inputs: load.Inputs, gpu: GpuStudy
+) -> None:
     """The two that mislead by their names are faster than the two that race."""
-    timed = {
-        name: {
-            "traits": own,
-            "latency_ms": {"8": [milliseconds] * 3},
-            "memory_bytes": {"model": 1, "peak": 1},
-            "size_bytes": 1,
-        }
-        for name, own, milliseconds in (
-            ("fp32", traits(32, "float32", "eager"), 40.0),
-            ("bf16-compiled", traits(32, "float32"), 2.0),
-            ("int8-w8a8", traits(16, "bfloat16", "eager"), 3.0),
-            ("half", traits(16, "bfloat16"), 10.0),
-            ("mine", traits(8, "int8"), 8.0),
-        )
+    fp32, bf16, int8 = (gpu.recipes[name].traits for name in ("fp32", "bf16-compiled", "int8-compiled"))
+    gpu.recipes = {
+        "fp32": recipe(fp32, 40.0),
+        "bf16-compiled": recipe(fp32.model_copy(update={"execution": "compiled"}), 2.0),
+        "int8-w8a8": recipe(bf16.model_copy(update={"execution": "eager"}), 3.0),
+        "half": recipe(bf16, 10.0),
+        "mine": recipe(int8, 8.0),
     }
-    recipes = {
-        name: {"traits": found["traits"], **estimates.speed_and_size(name, timed, params.report)}
-        for name, found in timed.items()
-    }
-    assert recipes["mine"]["vs_bf16_compiled_b8_x"] == 1.25
-    assert recipes["mine"]["vs_bf16_compiled_b8_ci95_x"] == [1.25, 1.25]
-    assert not [key for key in recipes["half"] if key.startswith("vs_")]
-    device["studies"]["tiny-imagenet"] |= {"recipes": recipes, "profile": {}}
-    contents = gpu_section.read(write(tmp_path, device))
-    text = gpu_section.section(contents)
+    findings = found(params, inputs, gpu)
+    text = gpu_section.section(findings)
     assert "Does the best 8-bit recipe beat `half`?\n\n- Batch 8: yes. `mine` is faster: 1.25 [1.25, 1.25] ×" in text
-    assert gpu_section.answer(contents, "tiny-imagenet") == (
+    assert gpu_section.answer(findings) == (
         "On an NVIDIA H200, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against `half`, faster at batch 8."
     )
 
 
-def test_a_recipe_has_8_bits_by_its_traits_not_by_its_name(tmp_path: Path, device: dict) -> None:
-    device["studies"]["tiny-imagenet"]["recipes"]["int8-compiled"]["traits"] = traits(32, "float32")
-    assert "one of the two was not timed" in gpu_section.section(gpu_section.read(write(tmp_path, device)))
+def test_a_recipe_has_8_bits_by_its_traits_not_by_its_name(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    gpu.recipes["int8-compiled"].traits = gpu.recipes["fp32"].traits
+    assert "one of the two was not timed" in section(params, inputs, gpu)
 
 
-def test_the_answer_has_a_sentence_per_device(tmp_path: Path, device: dict) -> None:
-    contents = gpu_section.read(write(tmp_path, device))
-    assert gpu_section.answer(contents, "tiny-imagenet") == (
+def test_the_answer_has_a_sentence_per_device(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    assert gpu_section.answer(found(params, inputs)) == ""
+    assert gpu_section.answer(found(params, inputs, gpu, handmade.gpu_study("NVIDIA T4"))) == (
         "On an NVIDIA H200, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against `bf16-compiled`, "
-        "faster at batch 128 and fastest of the 8-bit ones, without an interval to decide at batch 1."
+        "faster at batch 128 and not distinguishable in speed at batch 1. "
+        "On an NVIDIA T4, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against `bf16-compiled`, "
+        "faster at batch 128 and not distinguishable in speed at batch 1."
     )
-    assert gpu_section.answer({}, "tiny-imagenet") == ""
 
 
-def test_two_devices(tmp_path: Path, device: dict) -> None:
-    other = copy.deepcopy(device) | {"device": "NVIDIA T4"}
-    other["studies"]["tiny-imagenet"]["environment"]["gpu"] = "NVIDIA T4"
-    text = gpu_section.section(gpu_section.read(write(tmp_path, device, other)))
+def test_the_answer_is_about_the_devices_study_of_the_same_name(
+    params: Params, inputs: load.Inputs, gpu: GpuStudy
+) -> None:
+    small = handmade.SEEDS.model_copy(update={"name": params.study, "model": "vit_small"})
+    assert "`vit_small`'s best" in gpu_section.answer(found(params, inputs, gpu, handmade.gpu_study(facts=small)))
+
+
+def test_two_devices(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    text = section(params, inputs, gpu, handmade.gpu_study("NVIDIA T4"))
     assert text.index("### NVIDIA H200") < text.index("### NVIDIA T4")
 
 
 def test_the_audit_takes_the_seeds_own_study_and_pytorchs_own_words(
-    params: Params, prepared: Prepared, tmp_path: Path, device: dict
+    params: Params, inputs: load.Inputs, gpu: GpuStudy
 ) -> None:
-    inputs = handmade.stages(prepared, tmp_path)
-    write(inputs.cuda, device)
-    text = build.markdown(params, build.read(params, inputs), [])
-    row = next(line for line in text.splitlines() if line.startswith("| top-1, FP32"))
-    assert "84.00 [83.00, 85.00] % (`vit_base_patch14_dinov2` on tiny-imagenet, 2,000 images, NVIDIA H200)" in row
-    assert f"**{claims.EXCEEDED}**" in row
-    row = next(line for line in text.splitlines() if line.startswith("| where it ran"))
-    assert f"on NVIDIA H200 PyTorch says: {ERROR}" in row
+    findings = found(params, inputs, gpu)
+    text = tables.claims(claims.audit(findings))
+    top1 = row(text, "top-1, FP32")
+    assert re.search(r"84\.00 \[82\.\d\d, 85\.\d\d\] %", top1)
+    assert "(`vit_base_patch14_dinov2` on tiny-imagenet, 2,000 images, NVIDIA H200)" in top1
+    assert f"**{rules.EXCEEDED}**" in top1
+    assert f"on NVIDIA H200 PyTorch says: {handmade.QUANTIZE_DYNAMIC}" in row(text, "where it ran")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda device: device.pop("device"), "gpu0.json is not a CUDA benchmark ('device')"),
-        (lambda device: device["studies"]["tiny-imagenet"].pop("study"), "gpu0.json is not a CUDA benchmark ('study')"),
-        (
-            lambda device: device["studies"]["tiny-imagenet"]["environment"].update(gpu="NVIDIA T4"),
-            "gpu0.json mixes machines: study tiny-imagenet was measured on NVIDIA T4, the file is of NVIDIA H200",
-        ),
-    ],
-)
-def test_a_file_that_is_none(tmp_path: Path, device: dict, change, message: str) -> None:
-    change(device)
-    with pytest.raises(VitquantError) as error:
-        gpu_section.read(write(tmp_path, device))
-    assert message in str(error.value)
-
-
-def test_a_file_of_an_earlier_version_which_knew_no_traits(
-    params: Params, prepared: Prepared, tmp_path: Path, device: dict
-) -> None:
-    """Not even a recipe that could not be measured may lack them; nothing is written before that is known."""
-    del device["studies"]["tiny-imagenet"]["recipes"]["fp8-compiled"]["traits"]
-    inputs = handmade.stages(prepared, tmp_path / "stages")
-    write(inputs.cuda, device)
-    with pytest.raises(VitquantError) as error:
-        build.report(params, inputs, tmp_path / "out")
-    assert str(error.value) == (
-        f"{inputs.cuda / 'gpu0.json'} is not a CUDA benchmark (a recipe's results: no traits, "
-        "as in an earlier version's results: measure again): delete it and measure again"
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_two_files_of_one_device_are_refused(tmp_path: Path, device: dict) -> None:
-    with pytest.raises(VitquantError, match=r"gpu0.json and .*gpu1.json are both of NVIDIA H200"):
-        gpu_section.read(write(tmp_path, device, device))
+def test_the_report_holds_the_section(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    handmade.write_gpu(inputs.cuda, gpu)
+    content = build.read(params, inputs)
+    assert gpu_section.section(content.findings) in build.markdown(params, content, [])

@@ -68,7 +68,9 @@ def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
 def results(params: Params, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For reading only."""
     folder = tmp_path_factory.mktemp("results")
-    build.report(params, handmade.stages(prepared, folder / "stages"), folder)
+    inputs = handmade.stages(prepared, folder / "stages")
+    handmade.write_gpu(inputs.cuda, handmade.gpu_study())
+    build.report(params, inputs, folder)
     return folder
 
 
@@ -153,9 +155,8 @@ def test_no_script_runs_that_someone_put_into_a_name_or_a_reason(
 ) -> None:
     attack = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
     inputs = handmade.stages(prepared, tmp_path / "stages")
-    benchmark = files.read_json(inputs.benchmark)
-    benchmark["environment"]["cpu"] = attack
-    files.write_json(inputs.benchmark, benchmark)
+    handmade.move(inputs, cpu=attack)
+    handmade.write_gpu(inputs.cuda, handmade.gpu_study(attack), attack)
     shutil.copytree(prepared.path, tmp_path / "data")
     files.write_json(tmp_path / "data/classes.json", [f"{index} {attack}" for index in range(6)])
     svg = '<svg width="1" height="1" viewBox="0 0 1 1"><script>document.title="run"</script></svg>'

@@ -1,8 +1,8 @@
 """The report over results whose statistics are known beforehand."""
 
+import csv
 import dataclasses
 import html
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,12 +16,17 @@ from handmade import INT8
 from PIL import Image
 
 from vitquant import files
+from vitquant.analysis import flat, load, store
+from vitquant.analysis.details import Details
+from vitquant.analysis.load import Inputs
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import accuracy
 from vitquant.params import Params
-from vitquant.report import build, metrics, prose, style, tables
-from vitquant.report.metrics import Inputs
+from vitquant.report import build, prose, style, tables
+from vitquant.results import form
+from vitquant.results.benchmark import Benchmark, Benchmarked
+from vitquant.results.profile import Profile
 from vitquant.traits import FP32
 
 NAMES = ("fp32", "dynamic-int8")
@@ -30,24 +35,30 @@ NAMES = ("fp32", "dynamic-int8")
 @pytest.fixture
 def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
     """For the test to change."""
-    return handmade.stages(prepared, tmp_path / "stages")
+    return whole(prepared, tmp_path / "stages")
 
 
 @pytest.fixture(scope="module")
 def written(params: Params, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `report` writes of such inputs, for reading only."""
     folder = tmp_path_factory.mktemp("written")
-    build.report(params, handmade.stages(prepared, folder / "stages"), folder / "out")
+    build.report(params, whole(prepared, folder / "stages"), folder / "out")
     return folder / "out"
 
 
-def change(file: Path, **values: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+def whole(prepared: Prepared, folder: Path) -> Inputs:
+    """Results of every stage, and of a GPU."""
+    inputs = handmade.stages(prepared, folder)
+    kinds = {"linear layers": 20.0, "attention": 3.0, "norms, GELU, quantization, sums": 2.0, "rest": 1.0}
+    form.write(inputs.profile, Profile(environment=handmade.ENVIRONMENT, batch=8, recipes={"fp32": kinds}))
+    handmade.write_gpu(inputs.cuda, handmade.gpu_study())
+    return inputs
 
 
 def not_timed(inputs: Inputs, name: str, reason: str) -> None:
-    recipes = files.read_json(inputs.benchmark)["recipes"]
-    change(inputs.benchmark, recipes=recipes | {name: {"traits": recipes[name]["traits"], "unavailable": reason}})
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    benchmark.recipes[name] = Benchmarked(traits=benchmark.recipes[name].traits, unavailable=reason)
+    form.write(inputs.benchmark, benchmark)
 
 
 def not_evaluated(inputs: Inputs, name: str, reason: str) -> None:
@@ -60,20 +71,24 @@ def text(params: Params, inputs: Inputs) -> str:
     return build.markdown(params, build.read(params, inputs), [])
 
 
-def join(params: Params, inputs: Inputs) -> dict:
-    return metrics.join(params, inputs, metrics.read_logits(params, inputs.predictions))
+def table(markdown: str) -> dict[str, dict[str, str]]:
+    """A table's cells by the first cell of their row, and by column."""
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"
+    )
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
-def test_the_metrics_follow_the_schema(params: Params, inputs: Inputs) -> None:
-    joined = join(params, inputs)
-    assert joined["study"] == {
+def test_the_flat_metrics_hold_the_known_statistics(written: Path) -> None:
+    metrics = files.read_json(written / "metrics.json")
+    assert metrics["study"] == {
         "name": "mini",
         "model": "test_vit",
         "data": "folder",
         "eval_images": 24,
         "classes": 6,
     }
-    fp32, int8 = joined["recipes"]["fp32"], joined["recipes"]["dynamic-int8"]
+    fp32, int8 = metrics["recipes"]["fp32"], metrics["recipes"]["dynamic-int8"]
     assert fp32["top1_pct"] == 83.33
     assert "top1_delta_pp" not in fp32
     assert int8["top1_delta_pp"] == pytest.approx(-8.33)
@@ -89,7 +104,7 @@ def test_the_metrics_follow_the_schema(params: Params, inputs: Inputs) -> None:
     assert "unavailable" not in int8
 
 
-def test_the_report_is_written(params: Params, inputs: Inputs, written: Path) -> None:
+def test_the_report_is_written(written: Path) -> None:
     text = (written / "report.md").read_text()
     assert "$" not in text
     assert "| dynamic-int8 |" in text
@@ -102,15 +117,106 @@ def test_the_report_is_written(params: Params, inputs: Inputs, written: Path) ->
         with Image.open(written / file) as image:
             assert image.width >= 1000
         assert (written / file).with_suffix(".svg").read_text().startswith("<?xml")
-    assert files.read_json(written / "metrics.json") == join(params, inputs)
 
 
-def test_the_report_says_where_accuracy_was_measured(params: Params, inputs: Inputs) -> None:
-    joined = join(params, inputs)
-    assert prose.accuracy_device(joined) == "the CPU"
-    joined["recipes"]["fp32"]["accuracy_device"] = "cuda"
-    joined["environment"]["gpu"] = "T4"
-    assert prose.accuracy_device(joined) == "the GPU, T4 (`fp32`); the CPU (`dynamic-int8`)"
+def test_what_is_written_is_what_the_report_was_made_from(params: Params, inputs: Inputs, written: Path) -> None:
+    content = build.read(params, inputs)
+    assert content.findings.gpus[0].studies["tiny-imagenet"].recipes["int8-compiled"].accuracy
+    assert store.read(written / "findings.json") == content.findings
+    assert form.read(written / "details.json", Details) == content.details
+    study = store.read(written / "findings.json").study
+    assert files.read_json(written / "metrics.json") == flat.metrics(study)
+    assert files.read_json(written / "summary.json") == flat.summary(study)
+    assert (written / "results.csv").read_text() == flat.table(content.findings)
+    plots = {file.stem: files.read_json(file) for file in (written / "plots").iterdir()}
+    assert plots == flat.plots(study)
+    assert {path.name for path in written.iterdir()} == {
+        "findings.json", "details.json", "metrics.json", "summary.json", "results.csv", "plots", "figures",
+        "report.md", "report.html",
+    }  # fmt: skip
+
+
+def test_the_table_of_all_results_has_the_gpus_too(written: Path) -> None:
+    with (written / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["device"], row["recipe"], row["batch"]): row for row in rows}
+    assert found["cpu", "dynamic-int8", "8"]["speedup_x"] == "2.0"
+    assert found["NVIDIA H200", "int8-compiled", "128"]["latency_ms_p50"] == "16.0"
+    assert found["NVIDIA H200", "fp8-compiled", ""]["top1_pct"] == ""
+    assert len(found) == len(rows) == 2 * 2 + 3 * 2 + 1
+
+
+def test_the_linear_layers_speed_stands_beside_what_the_registers_reach(params: Params, inputs: Inputs) -> None:
+    """2 · 10⁹ products in 102.5 ms and 41 ms are 19.5 and 48.8 · 10⁹ per second, of 100 and 400 · 10⁹."""
+    study = build.read(params, inputs).findings.study
+    batches = tables.latency(study).split("Batch ")
+    columns = "10⁹ products/s", "of the registers' %"
+    first, second = table(batches[1]), table(batches[2])
+    assert [first["fp32"][column] for column in columns] == ["20", "20"]
+    assert [first["dynamic-int8"][column] for column in columns] == ["49", "12"]
+    assert [second["dynamic-int8"][column] for column in columns] == ["39", "10"]
+    assert prose.roofline(study) == (
+        "The linear layers take 2.00 · 10⁹ products per image; in registers this machine's threads reach, in 10⁹ "
+        "products per second, 100 in float32, 400 in int8."
+    )
+    assert prose.roofline(study) in text(params, inputs)
+
+
+def test_without_the_registers_rate_the_report_says_why(params: Params, inputs: Inputs) -> None:
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    benchmark.register_products_per_s, benchmark.unavailable_register_rate = {}, "no *compiler*"
+    form.write(inputs.benchmark, benchmark)
+    study = build.read(params, inputs).findings.study
+    assert prose.roofline(study).endswith("reaches in registers is not known: no \\*compiler\\*.")
+    assert "of the registers'" not in tables.latency(study)
+    assert "10⁹ products/s" in tables.latency(study)
+    assert prose.roofline(study.model_copy(update={"roofline": None})) == ""  # in findings of version 1
+
+
+def test_a_recipe_in_an_arithmetic_whose_rate_was_not_measured_has_a_dash(params: Params, inputs: Inputs) -> None:
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    del benchmark.register_products_per_s["int8"]
+    form.write(inputs.benchmark, benchmark)
+    first = table(tables.latency(build.read(params, inputs).findings.study).split("Batch ")[1])
+    assert first["fp32"]["of the registers' %"] == "20"
+    assert first["dynamic-int8"]["of the registers' %"] == "–"
+
+
+def test_the_accuracy_table_says_how_far_class_tokens_move(params: Params, inputs: Inputs) -> None:
+    """They are the logits here: where INT8 is wrong and FP32 is right, (1, ½) to (0, 1½)."""
+    rows = table(tables.accuracy(build.read(params, inputs).findings.study))
+    least = 0.5 / np.hypot(1, 0.5)
+    assert rows["fp32"]["class token, mean cosine"] == rows["fp32"]["least cosine"] == "–"
+    assert rows["dynamic-int8"]["least cosine"] == f"{least:.4f}"
+    assert rows["dynamic-int8"]["class token, mean cosine"] == f"{(22 + 2 * least) / 24:.4f}"
+
+
+@pytest.mark.parametrize(("others", "steal", "busy"), [(1.5, 0.5, False), (1.6, 0.5, True), (0.0, 2.1, True)])
+def test_a_busy_machine_is_told_above_its_bound(others: float, steal: float, busy: bool) -> None:
+    """What others' processes and others' machines took counts together."""
+    conditions = handmade.CONDITIONS.model_copy(update={"others_pct": others, "steal_pct": steal})
+    line = prose.conditions(conditions)
+    assert ("The machine was busy" in line) == busy
+    assert f"10 minutes other processes had {others} % of the cores' time and other virtual machines {steal} %" in line
+    assert "(load average 0.1 before and 1.9 after, clock 2,600 and 2,500 MHz)." in line
+    assert "MHz" not in prose.conditions(conditions.model_copy(update={"cpu_mhz": None}))
+    assert prose.conditions(None) == ""
+
+
+def test_the_report_says_how_busy_the_machine_was(written: Path) -> None:
+    assert prose.conditions(handmade.CONDITIONS) in (written / "report.md").read_text()
+
+
+def test_the_report_says_where_accuracy_was_measured() -> None:
+    study = handmade.study()
+    assert prose.accuracy_device(study) == "the CPU"
+    fp32 = study.baseline
+    assert fp32.accuracy
+    on_gpu = fp32.model_copy(update={"accuracy": fp32.accuracy.model_copy(update={"device": "cuda"})})
+    environment = study.environment.model_copy(update={"gpu": "T4"})
+    recipes = {"fp32": on_gpu, "dynamic-int8": study.recipes["dynamic-int8"]}
+    study = study.model_copy(update={"recipes": recipes, "environment": environment})
+    assert prose.accuracy_device(study) == "the GPU, T4 (`fp32`); the CPU (`dynamic-int8`)"
 
 
 def test_the_same_results_give_the_same_files(params: Params, inputs: Inputs, written: Path, tmp_path: Path) -> None:
@@ -126,12 +232,12 @@ def test_the_same_results_give_the_same_files(params: Params, inputs: Inputs, wr
 def test_what_could_not_be_measured_is_absent_and_explained(params: Params, inputs: Inputs) -> None:
     not_evaluated(inputs, "dynamic-int8", "no VNNI")
     not_timed(inputs, "dynamic-int8", "no VNNI")
-    joined = join(params, inputs)
-    assert joined["recipes"]["dynamic-int8"] == {
+    study = build.read(params, inputs).findings.study
+    assert flat.metrics(study)["recipes"]["dynamic-int8"] == {
         "traits": INT8.model_dump(mode="json"),
         "unavailable": {"accuracy": "no VNNI", "benchmark": "no VNNI"},
     }
-    assert "- benchmark of `dynamic-int8`: no VNNI" in tables.unavailable(joined["recipes"])
+    assert "- benchmark of `dynamic-int8`: no VNNI" in tables.unavailable(study)
     shown = text(params, inputs)
     assert "`dynamic-int8` was not timed: see below" in shown
     assert "- benchmark of `dynamic-int8`: no VNNI" in shown
@@ -158,6 +264,7 @@ def test_every_study_has_all_figures(
     params: Params, inputs: Inputs, recipes: Sequence[str], untimed: Sequence[str], unevaluated: Sequence[str]
 ) -> None:
     """What there is nothing to draw of says so; figures are laid out, as `figures.draw` does before it writes them."""
+    inputs.profile.unlink()
     for name in untimed:
         not_timed(inputs, name, "killed")
     for name in unevaluated:
@@ -171,24 +278,6 @@ def test_every_study_has_all_figures(
     assert len(set(names)) == 9
 
 
-def test_results_that_are_missing_or_broken(params: Params, inputs: Inputs) -> None:
-    (inputs.predictions / "fp32.npz").write_bytes(b"half")
-    with pytest.raises(VitquantError, match=r"fp32.npz cannot be read .*dvc repro"):
-        join(params, inputs)
-
-
-def test_a_missing_benchmark(params: Params, inputs: Inputs) -> None:
-    inputs.benchmark.unlink()
-    with pytest.raises(VitquantError, match=r"benchmark.json is missing"):
-        join(params, inputs)
-
-
-def test_a_baseline_that_could_not_be_measured_is_an_error(params: Params, inputs: Inputs) -> None:
-    not_timed(inputs, "fp32", "killed")
-    with pytest.raises(VitquantError, match="fp32, .*, could not be benchmarked: killed"):
-        join(params, inputs)
-
-
 def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs) -> None:
     for name in NAMES:
         not_evaluated(inputs, name, "untrained head")
@@ -196,7 +285,9 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
     assert "accuracy of `fp32`, `dynamic-int8`: untrained head" in shown
     assert "**Use** no recipe on the strength of this study: accuracy was not measured" in shown
     assert "`dynamic-int8` has 2.50 [2.50, 2.50] × the speed" in shown
-    assert join(params, inputs)["recipes"]["fp32"]["size_mb"] == 80.0
+    footprint = build.read(params, inputs).findings.study.baseline.footprint
+    assert footprint
+    assert footprint.size_mb == 80.0
 
 
 def test_a_single_recipe(params: Params, inputs: Inputs) -> None:
@@ -204,7 +295,7 @@ def test_a_single_recipe(params: Params, inputs: Inputs) -> None:
     shown = text(alone, inputs)
     assert "- The study has no quantized recipe" in shown
     assert "dynamic-int8, batch" not in shown
-    assert build.read(alone, inputs).details == {"per_class": {}, "disagreement": {}}
+    assert build.read(alone, inputs).details == Details()
 
 
 def test_a_quantized_recipe_of_any_name_is_looked_into(params: Params, prepared: Prepared, tmp_path: Path) -> None:
@@ -212,8 +303,8 @@ def test_a_quantized_recipe_of_any_name_is_looked_into(params: Params, prepared:
     recipes = {"fp32": params.recipes["fp32"], "mine": params.recipes["dynamic-int8"]}
     study = params.model_copy(update={"recipes": recipes})
     content = build.read(study, handmade.stages(prepared, tmp_path, int8="mine"))
-    assert content.metrics["recipes"]["mine"]["traits"] == INT8.model_dump(mode="json")
-    assert (list(content.details["per_class"]), list(content.details["disagreement"])) == (["mine"], ["mine"])
+    assert content.findings.study.recipes["mine"].traits == INT8
+    assert (list(content.details.per_class), list(content.details.disagreement)) == (["mine"], ["mine"])
     assert "`mine` has 2.50 [2.50, 2.50] × the speed of `fp32`" in build.markdown(study, content, [])
 
 
@@ -226,8 +317,8 @@ def test_two_classes_have_no_top5(params: Params, inputs: Inputs, prepared: Prep
     files.write_json(data / "classes.json", ["even", "odd"])
     for name, traits, right in (("fp32", FP32, 20), ("dynamic-int8", INT8, 18)):
         logits = np.eye(2, dtype=np.float32)[np.where(np.arange(24) < right, labels, 1 - labels)]
-        handmade.write_accuracy(inputs, name, traits, logits, labels)
-    shown = text(params, dataclasses.replace(inputs, data=data))
+        handmade.write_accuracy(inputs, name, traits, logits)
+    shown = text(params, dataclasses.replace(inputs, data=data, cuda=tmp_path / "none"))
     assert "- top5 of `fp32`, `dynamic-int8`: top-5 of 2 classes is always 100 %" in shown
     assert "| top-5 % |" not in shown
     row = next(line for line in shown.splitlines() if line.startswith("| top-5, difference"))
@@ -235,55 +326,28 @@ def test_two_classes_have_no_top5(params: Params, inputs: Inputs, prepared: Prep
     assert "always 100 %" in row
 
 
-def test_machines_that_are_mixed_are_refused(params: Params, inputs: Inputs, tmp_path: Path) -> None:
-    environment = files.read_json(inputs.benchmark)["environment"]
-    files.write_json(inputs.profile, {"environment": environment | {"host": "cellar"}, "recipes": {}})
+def test_nothing_is_written_of_results_that_are_refused(params: Params, inputs: Inputs, tmp_path: Path) -> None:
+    """Those of two machines, and of a GPU by an earlier version."""
+    profile = form.read(inputs.profile, Profile)
+    profile.environment = profile.environment.model_copy(update={"host": "cellar"})
+    form.write(inputs.profile, profile)
     with pytest.raises(VitquantError) as error:
         build.report(params, inputs, tmp_path / "out")
     message = f"{inputs.benchmark} and {inputs.profile} were measured on different machines (host: attic, cellar)"
-    assert str(error.value) == f"{message}: run `dvc repro`"
+    assert str(error.value) == f"{message}: {load.MEND}"
+    inputs.profile.unlink()
+    files.write_json(inputs.cuda / "old.json", {"device": "NVIDIA T4", "quantize_dynamic": "", "studies": {}})
+    with pytest.raises(VitquantError, match=r"old.json has version 1 of the format, this is vitquant with version 2"):
+        build.report(params, inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_accuracy_of_another_machine_is_refused(params: Params, inputs: Inputs) -> None:
-    file = inputs.accuracy / "fp32.json"
-    change(file, environment={"host": "attic", "cpu": "Slide rule"})
-    with pytest.raises(VitquantError, match=r"benchmark.json and .*fp32.json were measured on different machines"):
-        join(params, inputs)
-
-
-def test_artifacts_of_two_commits_are_refused(params: Params, inputs: Inputs) -> None:
-    file = inputs.accuracy / "dynamic-int8.json"
-    change(file, artifact_sha256="1" * 64)
-    recipes = files.read_json(inputs.benchmark)["recipes"]
-    recipes["dynamic-int8"]["artifact_sha256"] = "2" * 64
-    change(inputs.benchmark, recipes=recipes)
-    with pytest.raises(VitquantError, match="are of different artifacts of dynamic-int8") as error:
-        join(params, inputs)
-    assert str(file) in str(error.value)
-    assert str(inputs.benchmark) in str(error.value)
-
-
-def test_predictions_of_another_run_are_refused(params: Params, inputs: Inputs) -> None:
-    file = inputs.accuracy / "fp32.json"
-    change(file, top1_pct=50.0)
-    with pytest.raises(VitquantError, match=r"says top-1 is 50.0 %, .*fp32.npz gives 83.33 %: .*different runs"):
-        join(params, inputs)
-
-
-def test_predictions_of_other_data_are_refused(params: Params, inputs: Inputs) -> None:
-    with (inputs.predictions / "fp32.npz").open("wb") as file:
-        np.savez(file, logits=np.zeros((7, 6), np.float32))
-    with pytest.raises(VitquantError, match=r"shape \(7, 6\), the prepared data has 24 images of 6 classes"):
-        join(params, inputs)
 
 
 def test_names_that_would_break_markdown_or_html_are_shown_as_they_are(
     params: Params, inputs: Inputs, prepared: Prepared, tmp_path: Path
 ) -> None:
     name = "<script>alert(1)</script> | `x` *y* $z$ [a](b) & c"
-    environment = files.read_json(inputs.benchmark)["environment"]
-    change(inputs.benchmark, environment=environment | {"cpu": name})
+    inputs.profile.unlink()
+    handmade.move(inputs, cpu=name)
     data = tmp_path / "data"
     shutil.copytree(prepared.path, data)
     files.write_json(data / "classes.json", [f"{name}{index}" for index in range(6)])
@@ -307,13 +371,14 @@ def test_the_summary_that_dvc_compares_is_small(written: Path) -> None:
 
 def test_details_name_the_worst_classes_and_the_images(written: Path) -> None:
     """INT8 loses images 18 and 19 of 24; their classes are the worst, and they are the images that moved."""
-    found = files.read_json(written / "details.json")
-    classes = found["per_class"]["dynamic-int8"]
-    assert sum(row["images"] for row in classes) == 24
-    assert classes[0]["top1_delta_pp"] < 0
-    assert [row["row"] for row in found["disagreement"]["dynamic-int8"][:2]] == [18, 19]
-    assert found["disagreement"]["dynamic-int8"][0]["fp32"] == found["disagreement"]["dynamic-int8"][0]["class"]
-    assert len(found["disagreement"]["dynamic-int8"]) == 12
+    found = form.read(written / "details.json", Details)
+    classes = found.per_class["dynamic-int8"]
+    assert sum(row.images for row in classes) == 24
+    assert classes[0].top1_delta.value < 0
+    moved = found.disagreement["dynamic-int8"]
+    assert [row.row for row in moved[:2]] == [18, 19]
+    assert moved[0].fp32 == moved[0].true_class != moved[0].recipe
+    assert len(moved) == 12
 
 
 def test_the_plots_of_dvc_have_the_intervals(written: Path) -> None:

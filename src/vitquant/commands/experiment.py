@@ -15,9 +15,9 @@ import click
 def command(context: click.Context, study: Path, changes: tuple[str, ...], out: Path) -> None:
     """Run STUDY, a file of sections that replace those of params.yaml, as a DVC experiment."""
     from vitquant import experiment
+    from vitquant.analysis import store
     from vitquant.report import tables
-    from vitquant.report.metrics import read
 
     results = experiment.run(study, context.find_root().params["params"], changes, out) / "results"
-    click.echo(tables.summary(read(results / "metrics.json"), "simple"))
+    click.echo(tables.summary(store.read(results / "findings.json").study, "simple"))
     click.echo(f"\nThe report: {(results / 'report.md').resolve()}\nCompare: dvc exp show, dvc exp diff")

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from vitquant.commands.common import findings_option
+
 
 @click.command("recommend")
 @click.option("--max-drop", type=float, required=True, help="Top-1 that may be lost, percentage points.")
@@ -16,11 +18,12 @@ import click
     show_default=True,
     help="What is to be best.",
 )
-@click.option("--metrics", type=click.Path(path_type=Path), default=Path("results/metrics.json"), show_default=True)
-def command(max_drop: float, batch: int, objective: Any, metrics: Path) -> None:
+@findings_option
+def command(max_drop: float, batch: int, objective: Any, findings: Path) -> None:
     """Print the best recipe, by the last run, that loses at most MAX_DROP; exit code 1 where there is none."""
-    from vitquant.report.metrics import damage, read
-    from vitquant.report.recommend import recommend
+    from vitquant.analysis import store
+    from vitquant.analysis.recommend import recommend
+    from vitquant.report import recommendation
 
-    with damage(str(metrics)):
-        click.echo(recommend(read(metrics), max_drop, batch, objective))
+    study = store.read(findings).study
+    click.echo(recommendation.text(recommend(study, max_drop, batch, objective), study))

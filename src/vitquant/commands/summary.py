@@ -4,20 +4,21 @@ from pathlib import Path
 
 import click
 
+from vitquant.commands.common import findings_option
+
 
 @click.command("summary")
-@click.option("--metrics", type=click.Path(path_type=Path), default=Path("results/metrics.json"), show_default=True)
+@findings_option
 @click.option("--report", type=click.Path(path_type=Path), default=Path("results/report.md"), show_default=True)
 @click.option("--readme", type=click.Path(path_type=Path), help="Also put the result between this file's markers.")
-def command(metrics: Path, report: Path, readme: Path | None) -> None:
+def command(findings: Path, report: Path, readme: Path | None) -> None:
     """Print the summary table of the last run, and where the report lies."""
-    from vitquant.report import gpu_section, tables
+    from vitquant.analysis import store
     from vitquant.report import readme as document
-    from vitquant.report.metrics import damage, read
+    from vitquant.report import tables
 
-    with damage(str(metrics)):
-        content = read(metrics)
-        if readme:
-            document.update(readme, content, gpu_section.read(metrics.parent / "cuda"))
-        click.echo(tables.summary(content, "simple"))
+    found = store.read(findings)
+    if readme:
+        document.update(readme, found)
+    click.echo(tables.summary(found.study, "simple"))
     click.echo(f"\nThe report: {report.resolve()} and {report.with_suffix('.html').resolve()}")

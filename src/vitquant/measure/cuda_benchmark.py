@@ -1,6 +1,7 @@
 """The CUDA benchmark of one model: every recipe's speed, memory, energy and accuracy on the GPU, in one run."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +16,17 @@ from tqdm import tqdm
 from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
-from vitquant.errors import UnsupportedError
+from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.measure import benchmark, environment, nvml
+from vitquant.measure.conditions import Watch
+from vitquant.measure.products import linear_products
 from vitquant.measure.worker import Worker
 from vitquant.models import baseline
-from vitquant.params import Params, RandomModel
+from vitquant.params import BASELINE, Params, RandomModel
+from vitquant.results import predictions
+from vitquant.results.benchmark import Measured
+from vitquant.results.facts import facts
+from vitquant.results.gpu import GpuStudy, array_name
 
 
 def studies(params: Params, fp32: Path, prepared: Prepared) -> Iterator[tuple[Params, Path]]:
@@ -30,57 +37,75 @@ def studies(params: Params, fp32: Path, prepared: Prepared) -> Iterator[tuple[Pa
     yield params, fp32
     for name in params.cuda.speed_only:
         model = RandomModel(source="random", name=name, seed=0)
-        own = params.model_copy(update={"study": name, "model": model, "head": "none"})
+        other = params.model_copy(update={"study": name, "model": model, "head": "none"})
         with TemporaryDirectory(prefix="vitquant-") as folder:
-            baseline.build(own, Path(folder), prepared, Path(folder) / "fp32", 1)
-            yield own, Path(folder) / "fp32"
+            baseline.build(other, Path(folder), prepared, Path(folder) / "fp32", 1)
+            yield other, Path(folder) / "fp32"
 
 
 def run(
     fp32: Path, prepared: Prepared, params: Params, threads: int, device: torch.device
-) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+) -> tuple[GpuStudy, dict[str, NDArray[Any]]]:
     """Build the recipes of `params.cuda` from the FP32 artifact, and measure them on `device`.
 
     Returns:
-        The results, and by recipe the logits of the validation images, float32 (N, C), where they mean something.
-        The results are `environment`; `recipes`, as `benchmark.started` and `interleave` give them, and in each
-        `process_memory_bytes`, `energy_mj` (per image) and `unavailable_accuracy`, where known; and `profile`, by
-        recipe, milliseconds per image by kind of kernel.
+        The results, and what `results.gpu` says that lies beside them.
+
+    Raises:
+        VitquantError: the baseline could not be measured.
     """
-    results: benchmark.Results
+    outputs: dict[str, NDArray[np.float32]] = {}
     with TemporaryDirectory(prefix="vitquant-") as folder:
         paths = _build(fp32, prepared, params, Path(folder))
         monitor = nvml.Monitor()
-        with benchmark.started(paths, prepared.path, params.cuda, threads, device) as (workers, results):
-            benchmark.interleave(workers, results, params.cuda, between=monitor.sample)
-            logits = {}
+        with benchmark.started(paths, prepared.path, params.cuda, threads, device) as (workers, recipes):
+            if not recipes[BASELINE].measured:
+                raise VitquantError(
+                    f"{BASELINE}, the baseline of every ratio, could not be measured: {recipes[BASELINE].unavailable}: "
+                    "earlier results stay as they are"
+                )
+            watch = Watch()
+            benchmark.interleave(workers, recipes, params.cuda, between=monitor.sample)
+            conditions = watch.conditions()
+            found = benchmark.measured(recipes)
             for name, worker in tqdm(workers.items(), desc="benchmark: energy, accuracy", unit="recipe"):
-                memory = nvml.process_memory(worker.pid)
-                if memory:
-                    results[name]["process_memory_bytes"] = memory
-                size = max(map(int, results[name]["latency_ms"]), default=0)
-                if size:
-                    results[name]["energy_mj"] = _energy(worker, size, params.cuda.energy_seconds)
-                    monitor.sample()
+                _add_footprint(worker, found[name], params.cuda.energy_seconds)
+                monitor.sample()
                 try:
-                    logits[name] = _logits(worker, fp32, params, threads)
+                    outputs[name] = _outputs(worker, fp32, params, threads)
                 except UnsupportedError as reason:
-                    results[name]["unavailable_accuracy"] = str(reason)
+                    found[name].unavailable_accuracy = str(reason)
             profiles = {
-                name: worker.ask("profile", max(map(int, results[name]["latency_ms"])))
+                name: worker.ask("profile", max(found[name].latency_ms))
                 for name, worker in workers.items()
-                if name in params.cuda.profile and results[name]["latency_ms"]
+                if name in params.cuda.profile and found[name].latency_ms
             }
-    return {
-        "environment": {
-            **environment.machine(),
-            **nvml.describe(),
-            **monitor.summary(),
-            "git_commit": environment.git_commit() or "unknown: not a git checkout",
-        },
-        "recipes": results,
-        "profile": profiles,
-    }, logits
+    arrays = _arrays(outputs, prepared, params.study)
+    for name in outputs:
+        found[name].logits_sha256 = predictions.digest(arrays[array_name(params.study, "logits", name)])
+    study = GpuStudy(
+        date=datetime.now(UTC).date().isoformat(),
+        study=facts(params, prepared),
+        environment=environment.environment(**nvml.describe(), **monitor.summary()),
+        conditions=conditions,
+        products_per_image=linear_products(open_artifact(fp32)),
+        recipes=recipes,
+        profile=profiles,
+    )
+    return study, arrays
+
+
+def _arrays(outputs: dict[str, NDArray[np.float32]], prepared: Prepared, study: str) -> dict[str, NDArray[Any]]:
+    """What lies beside the results, of logits and class tokens, float32 (N, C + D), by recipe."""
+    if not outputs:
+        return {}
+    arrays: dict[str, NDArray[Any]] = {array_name(study, "labels"): prepared.labels("val")}
+    split = {name: np.split(both, [len(prepared.classes)], axis=1) for name, both in outputs.items()}
+    for name, (logits, class_tokens) in split.items():
+        arrays[array_name(study, "logits", name)] = logits
+        if BASELINE in split:
+            arrays[array_name(study, "cosine", name)] = predictions.cosine(class_tokens, split[BASELINE][1])
+    return arrays
 
 
 def _build(fp32: Path, prepared: Prepared, params: Params, folder: Path) -> list[Path]:
@@ -91,24 +116,27 @@ def _build(fp32: Path, prepared: Prepared, params: Params, folder: Path) -> list
     return [folder / name for name in params.cuda.recipes]
 
 
-def _energy(worker: Worker, size: int, seconds: float) -> dict[str, float]:
-    """Millijoules per image at batch `size`, idle power included; empty where NVML does not say."""
-    before = nvml.energy_mj()
-    if before is None:
-        return {}
+def _add_footprint(worker: Worker, recipe: Measured, seconds: float) -> None:
+    """Note the process's memory, and the energy per image of `seconds` of passes at the largest batch size that ran."""
+    recipe.process_memory_bytes = nvml.process_memory(worker.pid)
+    size, before = max(recipe.latency_ms, default=0), nvml.energy_mj()
+    if not size or before is None:
+        return
     passes = worker.ask("repeat", size, seconds)
     after = nvml.energy_mj()
-    return {} if after is None else {str(size): (after - before) / (passes * size)}
+    if after is not None and after > before:
+        recipe.energy_mj[size] = (after - before) / (passes * size)
 
 
-def _logits(worker: Worker, fp32: Path, params: Params, threads: int) -> NDArray[np.float32]:
+def _outputs(worker: Worker, fp32: Path, params: Params, threads: int) -> NDArray[np.float32]:
+    """Logits and class tokens of the validation images, float32 (N, C + D)."""
     reason = open_artifact(fp32).spec.no_accuracy
     if reason:
         raise UnsupportedError(reason)
-    logits: NDArray[np.float32] = worker.ask("logits", params.evaluate, threads)
-    if not np.isfinite(logits).all():
+    outputs: NDArray[np.float32] = worker.ask("outputs", params.evaluate, threads)
+    if not np.isfinite(outputs).all():
         raise UnsupportedError("NaN or infinite logits: the range of its type is too small for this model")
-    return logits
+    return outputs
 
 
 def quantize_dynamic_error(device: torch.device) -> str:

@@ -1,78 +1,45 @@
-"""results/cuda/<device>.json: what was measured on one GPU, a study beside the other.
+"""results/cuda/<device>.json and .npz: a study that was measured, beside those that are there.
 
-Recipes have the keys of metrics.json. Running a study again replaces that study on that device, and nothing else.
+Running a study again replaces that study on that device, and nothing else.
 """
 
-import re
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitquant import files
-from vitquant.data.prepared import Prepared
-from vitquant.errors import VitquantError
-from vitquant.measure import accuracy, estimates
-from vitquant.measure.estimates import MB
-from vitquant.params import BASELINE, Params
+from vitquant.results import form, predictions
+from vitquant.results.gpu import Gpu, GpuStudy, file_of, study_of
+
+AWAY = "move it away and measure again"
 
 
-def device_file(folder: Path, gpu: str) -> Path:
-    """Where the results of a GPU stand: `NVIDIA H200` in nvidia-h200.json."""
-    return folder / f"{re.sub('[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
-
-
-def add(path: Path, study: str, result: dict[str, Any], quantize_dynamic: str) -> None:
-    """Write a study's result into the device's file; other studies there stay as they are."""
-    content = files.read_json(path) if path.exists() else {"studies": {}}
-    studies = {**content["studies"], study: result}
-    device = result["environment"]["gpu"]
-    files.write_json(path, {"device": device, "quantize_dynamic": quantize_dynamic, "studies": studies})
-
-
-def join(
-    params: Params, measured: dict[str, Any], logits: dict[str, NDArray[np.float32]], prepared: Prepared
-) -> dict[str, Any]:
-    """One study on one GPU: what `cuda_benchmark.run` gave, with the statistics of metrics.json.
+def check(folder: Path, device: str) -> None:
+    """See that the device's file, if there is one, can take another study.
 
     Raises:
-        VitquantError: the baseline could not be measured.
+        VitquantError: it is of another version, or damaged.
     """
-    labels, results = prepared.labels("val"), measured["recipes"]
-    if "unavailable" in results[BASELINE]:
-        raise VitquantError(
-            f"{BASELINE}, the baseline of every ratio, could not be measured: {results[BASELINE]['unavailable']}: "
-            "earlier results stay as they are"
-        )
-    recipes: dict[str, Any] = {}
-    for name, own in results.items():
-        recipe: dict[str, Any] = {"traits": own["traits"]}
-        if "unavailable" in own:
-            recipes[name] = {**recipe, "unavailable": {"benchmark": own["unavailable"]}}
-            continue
-        unavailable = {f"batch {size}": reason for size, reason in own.get("unavailable_batches", {}).items()}
-        if "unavailable_accuracy" in own:
-            unavailable["accuracy"] = own["unavailable_accuracy"]
-        else:
-            summary = accuracy.summarize(logits[name], labels)
-            recipe |= {key: value for key, value in summary.items() if key.startswith("top")}
-            if name != BASELINE and BASELINE in logits:
-                recipe |= estimates.paired_accuracy(logits[name], logits[BASELINE], labels, params.report)
-        recipe |= estimates.speed_and_size(name, results, params.report)
-        recipe["memory_allocator_peak_mb"] = recipe.pop("memory_peak_mb")
-        if "process_memory_bytes" in own:
-            recipe["memory_process_mb"] = round(own["process_memory_bytes"] / MB, 1)
-        else:
-            unavailable["memory_process"] = "NVML shows no memory by process here"
-        for size, energy in own.get("energy_mj", {}).items():
-            recipe[f"energy_b{size}_mj_img"] = round(energy, 3)
-        recipes[name] = {**recipe, **({"unavailable": unavailable} if unavailable else {})}
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "study": estimates.study(params, prepared),
-        "environment": measured["environment"],
-        "recipes": recipes,
-        "profile": measured["profile"],
-    }
+    path = file_of(folder, device)
+    if path.exists():
+        form.read(path, Gpu, AWAY)
+
+
+def add(folder: Path, quantize_dynamic: str, study: GpuStudy, arrays: dict[str, NDArray[np.generic]]) -> Path:
+    """Write a study's result and predictions into the device's files; other studies there stay as they are.
+
+    Args:
+        arrays: of the study, by the names that `results.gpu` gives them.
+
+    Returns:
+        The JSON file.
+    """
+    device = study.environment.gpu
+    path = file_of(folder, device)
+    studies = form.read(path, Gpu, AWAY).studies if path.exists() else {}
+    stored, name = path.with_suffix(".npz"), study.study.name
+    there = predictions.read(stored) if stored.exists() else {}
+    kept = {key: array for key, array in there.items() if study_of(key) != name}
+    predictions.write(stored, kept | arrays)
+    form.write(path, Gpu(device=device, quantize_dynamic=quantize_dynamic, studies={**studies, name: study}))
+    return path

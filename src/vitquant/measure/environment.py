@@ -11,6 +11,7 @@ import psutil
 
 from vitquant.cpu import cores, quota
 from vitquant.measure import nvml
+from vitquant.results.environment import Environment, Machine
 
 ISA_FLAGS = (
     "avx2",
@@ -28,22 +29,28 @@ ENGINES = ("onnxruntime", "openvino", "nncf")  # which may be missing
 CODE = ("src", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock")
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """What decides whether a measurement still stands: the host, its processor, memory, and the libraries."""
     model, flags = _processor()
-    return {
-        "host": platform.node(),
-        "cpu": model,
-        "isa": [flag for flag in ISA_FLAGS if flag in flags],
-        "cores": cores(),
-        "cpu_quota": quota(),
-        "gpu": nvml.name(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "os": platform.system(),
-        "python": platform.python_version(),
+    return Machine(
+        host=platform.node(),
+        cpu=model,
+        isa=[flag for flag in ISA_FLAGS if flag in flags],
+        cores=cores(),
+        cpu_quota=quota(),
+        gpu=nvml.name(),
+        memory_gb=round(psutil.virtual_memory().total / 1e9),
+        os=platform.system(),
+        python=platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
         **{name: _version(name) for name in ENGINES},
-    }
+    )
+
+
+def environment(**facts: Any) -> Environment:
+    """This machine, the code's commit, and what else is known of a measurement: `Environment`'s keys."""
+    commit = git_commit() or "unknown: not a git checkout"
+    return Environment(**{**machine().model_dump(), **facts, "git_commit": commit})
 
 
 def git_commit() -> str | None:

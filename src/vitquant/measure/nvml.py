@@ -53,18 +53,18 @@ def describe() -> dict[str, Any]:
     import torch
 
     with _opened() as handle:
-        own: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
             "cuda": torch.version.cuda or "none",
         }
         if torch.cuda.is_available():
-            own["compute_capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
-            own["gpu_memory_gb"] = round(torch.cuda.get_device_properties(0).total_memory / 1e9)
+            facts["compute_capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+            facts["gpu_memory_gb"] = round(torch.cuda.get_device_properties(0).total_memory / 1e9)
         if handle is not None:
-            own["driver"] = pynvml.nvmlSystemGetDriverVersion()
+            facts["driver"] = pynvml.nvmlSystemGetDriverVersion()
             limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-            own["power_limit_w"] = "not given by NVML" if limit is None else round(limit / 1000)
-        return own
+            facts["power_limit_w"] = None if limit is None else round(limit / 1000)
+        return facts
 
 
 def absent() -> str | None:
@@ -132,8 +132,8 @@ class Monitor:
 
     def summary(self) -> dict[str, Any]:
         """The lowest and the highest of each, and the reasons for throttling that were seen."""
-        ranges = {key: [round(value) for value in values] for key, values in self._ranges.items()}
-        return {**ranges, "throttling": sorted(self._throttling) or "none seen"} if ranges else {}
+        ranges = {key: tuple(map(round, values)) for key, values in self._ranges.items()}
+        return {**ranges, "throttling": sorted(self._throttling)} if ranges else {}
 
 
 def energy_mj() -> float | None:

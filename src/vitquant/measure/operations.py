@@ -6,7 +6,6 @@ Only eager PyTorch can be told apart so: a compiled graph fuses operations of se
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +17,14 @@ from vitquant.errors import UnsupportedError
 from vitquant.measure import environment, slowness
 from vitquant.measure.profiler import by_kind
 from vitquant.params import BASELINE
+from vitquant.results.profile import Profile
 
 BATCH = 8
 
 
-def profile(artifacts: Sequence[Path], data: Path, threads: int, max_slowdown: float) -> dict[str, Any]:
-    """The content of results/profile.json: `environment`, `batch`, and `recipes`, name to milliseconds per image
-    by kind of operation; a recipe that is compiled, cannot run here, or takes `max_slowdown` times as long as the
-    baseline, is absent.
+def profile(artifacts: Sequence[Path], data: Path, threads: int, max_slowdown: float) -> Profile:
+    """Profile all recipes but those that are compiled, cannot run here, or take `max_slowdown` times as long as the
+    baseline.
 
     The times are those of the thread that calls the operators, without what they call in turn: their sum is
     the time of the pass. Recipes are profiled one after the other: the shares count, not the sums.
@@ -46,12 +45,4 @@ def profile(artifacts: Sequence[Path], data: Path, threads: int, max_slowdown: f
         inputs = predictor.preprocess(batch)
         predictor.forward(inputs)
         results[path.name] = by_kind(partial(predictor.forward, inputs), CPU, BATCH)
-    return {
-        "environment": {
-            **environment.machine(),
-            "threads": threads,
-            "git_commit": environment.git_commit() or "unknown",
-        },
-        "batch": BATCH,
-        "recipes": results,
-    }
+    return Profile(environment=environment.environment(threads=threads), batch=BATCH, recipes=results)

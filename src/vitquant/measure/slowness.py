@@ -23,11 +23,11 @@ def check(predictor: Predictor, baseline: Predictor, images: NDArray[np.uint8], 
         return
     torch.set_num_threads(threads)
     pair = (predictor, baseline)
-    for own in pair:
-        _seconds(own, images)  # untimed: libraries set up what they need
-    times = [[_seconds(own, images) for own in pair]]
+    for each in pair:
+        _seconds(each, images)  # untimed: libraries set up what they need
+    times = [[_seconds(each, images) for each in pair]]
     if times[0][0] > limit / 2 * times[0][1]:  # else it is clear
-        times += [[_seconds(own, images) for own in pair] for _ in range(PASSES - 1)]
+        times += [[_seconds(each, images) for each in pair] for _ in range(PASSES - 1)]
     ours, theirs = np.median(times, axis=0)
     if ours > limit * theirs:
         raise UnsupportedError(describe(ours / theirs, limit))

@@ -12,121 +12,133 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant import files
-from vitquant.data.prepared import Prepared
+from vitquant.analysis import claims, flat, rules
+from vitquant.analysis.analyse import analyse
+from vitquant.analysis.details import Details, details
+from vitquant.analysis.findings import Findings
+from vitquant.analysis.load import Inputs, load
+from vitquant.analysis.recommend import BUDGET, marked, recommended
 from vitquant.params import Params
-from vitquant.report import answer, claims, details, figures, gpu_section, metrics, page, prose, tables
-from vitquant.report.consistency import check_machines
-from vitquant.report.text import code, escape
+from vitquant.report import answer, figures, gpu_section, page, prose, tables
+from vitquant.report.text import code, escape, listing
+from vitquant.results import form
+from vitquant.results.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
 class Content:
     """All that the report is made of."""
 
-    metrics: dict[str, Any]
-    benchmark: dict[str, Any]
-    details: dict[str, Any]
-    profile: dict[str, Any]
-    cuda: dict[str, Any]
+    findings: Findings
+    details: Details
+    benchmark: Benchmark
+    """For the figure of every timed pass."""
     images: NDArray[np.uint8] | None
     """Of the validation split, (N, H, W, 3)."""
-    crop: int | None
-    """Their side, pixels."""
 
 
-def report(params: Params, inputs: metrics.Inputs, out: Path) -> None:
-    """Join the results in `inputs` and write metrics.json, summary.json, details.json, plots/, report.md,
-    report.html and figures/ into the folder `out`.
+def report(params: Params, inputs: Inputs, out: Path) -> None:
+    """Load the results in `inputs`, analyse them, and write findings.json, metrics.json, summary.json, results.csv,
+    details.json, plots/, report.md, report.html and figures/ into the folder `out`.
 
     Raises:
         VitquantError: a result is missing or unreadable, or results do not belong together.
     """
     content = read(params, inputs)
-    files.write_json(out / "metrics.json", content.metrics)
-    files.write_json(out / "summary.json", metrics.summary(content.metrics))
-    files.write_json(out / "details.json", content.details)
+    study = content.findings.study
+    form.write(out / "findings.json", content.findings)
+    form.write(out / "details.json", content.details)
+    files.write_json(out / "metrics.json", flat.metrics(study))
+    files.write_json(out / "summary.json", flat.summary(study))
     with files.atomic(out / "plots") as partial:
-        for name, rows in metrics.plots(content.metrics).items():
+        for name, rows in flat.plots(study).items():
             files.write_json(partial / f"{name}.json", rows)
     drawn = figures.draw(drawings(content), out / "figures")
     text = markdown(params, content, drawn)
-    with files.atomic(out / "report.md") as partial:
-        partial.write_text(text, "utf-8")
-    with files.atomic(out / "report.html") as partial:
-        partial.write_text(page.page(text, out, [figure.name for figure in drawn]), "utf-8")
+    for name, written in (
+        ("results.csv", flat.table(content.findings)),
+        ("report.md", text),
+        ("report.html", page.page(text, out, [figure.name for figure in drawn])),
+    ):
+        with files.atomic(out / name) as partial:
+            partial.write_text(written, "utf-8")
 
 
-def read(params: Params, inputs: metrics.Inputs) -> Content:
-    """Join the results in `inputs`.
+def read(params: Params, inputs: Inputs) -> Content:
+    """Load the results in `inputs`, and analyse them.
 
     Raises:
         VitquantError: as `report` does.
     """
-    prepared = Prepared(inputs.data)
-    logits = metrics.read_logits(params, inputs.predictions)
-    joined = metrics.join(params, inputs, logits)
-    profile = files.read_json(inputs.profile) if inputs.profile.exists() else {}
-    benchmark = files.read_json(inputs.benchmark)
-    check_machines({inputs.benchmark: benchmark["environment"], inputs.profile: profile.get("environment", {})})
-    found = details.details(logits, prepared, answer.marked(joined), params.report)
-    cuda = gpu_section.read(inputs.cuda)
-    return Content(joined, benchmark, found, profile, cuda, prepared.images("val"), prepared.preprocessing.crop)
+    results = load(params, inputs)
+    findings = analyse(results, params.report)
+    found = details(results, marked(findings.study), params.report)
+    return Content(findings, found, results.benchmark, results.prepared.images("val"))
 
 
 def drawings(content: Content) -> Iterator[figures.Drawing]:
     """The report's figures, made one by one."""
-    return figures.drawings(
-        content.metrics, content.benchmark, content.details, content.profile, content.images,
-        answer.marked(content.metrics),
-    )  # fmt: skip
+    study = content.findings.study
+    return figures.drawings(study, content.benchmark, content.details, content.images, marked(study))
 
 
 def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
     """report.md, from template.md; it shows the figures `drawn`, and draws none itself."""
     template = Template(resources.files("vitquant.report").joinpath("template.md").read_text("utf-8"))
-    return template.substitute(_values(params, content, drawn))
+    return template.substitute(_results(content, drawn) | _method(params, content))
 
 
-def _values(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]:
-    joined = content.metrics
-    study, environment = joined["study"], joined["environment"]
-    commit = str(environment.get("git_commit", "unknown"))
-    findings = claims.audit(joined, content.cuda, content.crop)
+def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]:
+    """What the template shows of the findings."""
+    findings, study = content.findings, content.findings.study
+    facts, machine = study.facts, study.environment
+    audited = claims.audit(findings)
+    verdicts = listing([f"{number} {verdict}" for verdict, number in claims.counts(audited).items()])
     return {
-        "title": escape(params.study),
-        "study": f"{code(study['model'])} on {escape(study['data'])}: {study['eval_images']:,} validation images, "
-        f"{study['classes']} classes, on {escape(environment['cpu'])}.",
-        "answer": answer.answer(joined, content.cuda),
-        "summary_table": tables.summary(joined, marked=answer.recommended(joined)),
-        "unavailable": tables.unavailable(joined["recipes"]),
-        "where": f"{code(study['model'])} on {escape(study['data'])}, on the CPU, {escape(environment['cpu'])}, "
-        f"unless a row says otherwise",
-        "verdicts": claims.count(findings),
-        "claims_table": tables.claims(findings),
-        "figures": prose.figures(drawn, study["data"]),
-        "gpu": gpu_section.section(content.cuda),
-        "recipes_table": prose.recipes(params),
-        "accuracy_table": tables.accuracy(joined),
+        "title": escape(facts.name),
+        "study": f"{code(facts.model)} on {escape(facts.data)}: {facts.eval_images:,} validation images, "
+        f"{facts.classes} classes, on {escape(machine.cpu)}.",
+        "answer": answer.answer(findings),
+        "summary_table": tables.summary(study, marked=recommended(study)),
+        "unavailable": tables.unavailable(study),
+        "where": f"{code(facts.model)} on {escape(facts.data)}, on the CPU, {escape(machine.cpu)}, "
+        "unless a row says otherwise",
+        "verdicts": f"of {len(audited)} claims, {verdicts}",
+        "claims_table": tables.claims(audited),
+        "figures": prose.figures(drawn, facts.data),
+        "gpu": gpu_section.section(findings),
+        "accuracy_table": tables.accuracy(study),
         "classes": prose.classes(content.details),
-        "latency_table": tables.latency(joined),
-        "memory_table": tables.memory(joined),
-        "cpu": escape(environment["cpu"]),
-        "threads": escape(environment["threads"]),
-        "accuracy_device": prose.accuracy_device(joined),
-        "environment_table": tables.environment(environment),
+        "roofline": prose.roofline(study),
+        "latency_table": tables.latency(study),
+        "memory_table": tables.memory(study),
+        "cpu": escape(machine.cpu),
+        "threads": escape(machine.threads),
+        "accuracy_device": prose.accuracy_device(study),
+        "conditions": prose.conditions(study.conditions),
+        "environment_table": tables.environment(study),
+        "limits": prose.limits(study),
+    }
+
+
+def _method(params: Params, content: Content) -> dict[str, Any]:
+    """What the template shows of the parameters and rules."""
+    study = content.findings.study
+    commit = study.environment.git_commit
+    return {
+        "recipes_table": prose.recipes(params),
         "evaluate_batch": params.evaluate.batch_size,
         "resamples": f"{params.report.resamples:,}",
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
-        "first_batch": tables.batch_sizes(joined)[0],
-        "budget": answer.BUDGET,
-        "widest_change": f"{claims.WIDEST_CHANGE:g}",
-        "widest_difference": f"{claims.WIDEST_DIFFERENCE:g}",
-        "widest_accuracy": f"{claims.WIDEST_ACCURACY:g}",
-        "exact": f"{claims.EXACT:g}",
-        "steady": f"{claims.STEADY_CV:g}",
+        "first_batch": study.sizes[0],
+        "budget": BUDGET,
+        "widest_change": f"{rules.WIDEST_CHANGE:g}",
+        "widest_difference": f"{rules.WIDEST_DIFFERENCE:g}",
+        "widest_accuracy": f"{rules.WIDEST_ACCURACY:g}",
+        "exact": f"{rules.EXACT:g}",
+        "steady": f"{rules.STEADY_CV:g}",
         "checkout": _hexadecimal(commit.partition("+")[0]),
         "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",
-        "limits": prose.limits(joined),
     }
 
 

@@ -1,9 +1,8 @@
-"""The report's figures, PNG and SVG; the first four are drawn here."""
+"""The report's figures, PNG and SVG; the first three are drawn here."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,15 +10,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vitquant import files
-from vitquant.report import figures_detail, style, tables
+from vitquant.analysis.details import Details
+from vitquant.analysis.findings import Study
+from vitquant.report import figures_detail, style
 from vitquant.report.style import BLUE, GREY, ORANGE, PAPER, WIDTH
-
-STEPS = {  # each recipe adds to the one before; docs/vitquant-int8.md has the smaller steps
-    "fp32": "PyTorch eager",
-    "dynamic-int8-per-channel": "INT8 linear layers",
-    "dynamic-int8-smooth": "smoothing, GPTQ, the class token in two parts",
-    "vitquant-int8": "per-token scales, fused kernels",
-}
+from vitquant.results.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,9 @@ def draw(drawings: Iterable[Drawing], destination: Path) -> list[Drawn]:
 
 
 def drawings(
-    metrics: dict[str, Any],
-    benchmark: dict[str, Any],
-    details: dict[str, Any],
-    profile: dict[str, Any],
+    study: Study,
+    benchmark: Benchmark,
+    details: Details,
     images: NDArray[np.uint8] | None,
     marked: Sequence[str],
 ) -> Iterator[Drawing]:
@@ -69,7 +63,7 @@ def drawings(
     yield (
         "accuracy_difference",
         "Difference in top-1 to FP32 for each recipe, in percentage points, with 95 % intervals",
-        _accuracy_difference(metrics),
+        _accuracy_difference(study),
     )
     yield (
         "latency",
@@ -80,31 +74,35 @@ def drawings(
         "tradeoff",
         "Latency of each recipe against its difference in top-1 to FP32, with 95 % intervals; "
         "blue where no recipe is better at both",
-        _tradeoff(metrics),
+        _tradeoff(study),
     )
-    yield "waterfall", "Milliseconds per image, step by step from FP32 to vitquant-int8", _waterfall(metrics)
+    yield (
+        "waterfall",
+        "Milliseconds per image, step by step from FP32 to vitquant-int8",
+        figures_detail.waterfall(study),
+    )
     yield (
         "throughput",
         "Images per second of each recipe against the batch size",
-        figures_detail.throughput(metrics, marked),
+        figures_detail.throughput(study, marked),
     )
     yield (
         "footprint",
         "Size on disk and peak memory of each recipe, in MB, beside the seed report's reductions of 74.4 % and 63.2 %",
-        figures_detail.footprint(metrics),
+        figures_detail.footprint(study),
     )
     yield (
         "operations",
         "Where the time of the eager recipes goes: milliseconds per image in linear layers, in attention, in norms and "
         "other operations on each element, and in the rest",
-        figures_detail.operations(profile),
+        figures_detail.operations(study),
     )
     yield (
         "per_class",
         "Difference in top-1 to FP32 class by class, in percentage points, with 95 % intervals, the worst first",
         figures_detail.per_class(details),
     )
-    compared = next(iter(details.get("disagreement", {})), "a quantized recipe")
+    compared = next(iter(details.disagreement), "a quantized recipe")
     yield (
         "disagreement",
         f"The images on which FP32 and {compared} disagree most, with both predictions and their "
@@ -113,16 +111,16 @@ def drawings(
     )
 
 
-def _accuracy_difference(metrics: dict[str, Any]) -> Figure:
+def _accuracy_difference(study: Study) -> Figure:
     """Top-1 of every recipe less FP32's, over the same images, with its interval."""
-    rows = [(name, recipe) for name, recipe in metrics["recipes"].items() if "top1_delta_pp" in recipe]
+    rows = [(name, delta) for name, recipe in study.recipes.items() if (delta := recipe.top1_delta)]
     if not rows:
         return style.note("no recipe's accuracy was measured beside FP32's in this study")
     figure = Figure(figsize=(WIDTH, 1.5 + 0.45 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
-    for row, (_, recipe) in enumerate(rows):
-        value, (low, high) = recipe["top1_delta_pp"], recipe["top1_delta_ci95_pp"]
+    for row, (_, delta) in enumerate(rows):
+        value, low, high = delta.value, delta.low, delta.high
         axes.plot([low, high], [row, row], color=BLUE, linewidth=3, solid_capstyle="round")
         axes.plot(value, row, "o", color=BLUE, markersize=9)
         axes.annotate(
@@ -132,16 +130,16 @@ def _accuracy_difference(metrics: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel("difference in top-1 to FP32, percentage points (95 % interval)")
-    axes.set_title(f"Accuracy, {metrics['study']['eval_images']:,} validation images", loc="left")
+    axes.set_title(f"Accuracy, {study.facts.eval_images:,} validation images", loc="left")
     return figure
 
 
-def _latency(benchmark: dict[str, Any]) -> Figure:
+def _latency(benchmark: Benchmark) -> Figure:
     """Every timed pass as a dot, and the quartiles as a box; a panel per batch size, without what was too slow."""
     recipes = {
-        name: recipe["latency_ms"]
-        for name, recipe in benchmark["recipes"].items()
-        if "latency_ms" in recipe and "slow" not in recipe
+        name: recipe.measured.latency_ms
+        for name, recipe in benchmark.recipes.items()
+        if recipe.measured and not recipe.measured.slow
     }
     sizes = list(recipes["fp32"])
     figure = Figure(figsize=(WIDTH, 1.0 + (0.6 + 0.3 * len(recipes)) * len(sizes)), layout="constrained")
@@ -171,14 +169,13 @@ def _latency(benchmark: dict[str, Any]) -> Figure:
     return figure
 
 
-def _tradeoff(metrics: dict[str, Any]) -> Figure:
+def _tradeoff(study: Study) -> Figure:
     """Latency at the middle batch size against the difference in top-1, a point and two intervals per recipe.
 
     Names stand in a column beside the axes, in the points' order of height, so that none covers another.
     """
-    sizes = tables.batch_sizes(metrics)
-    size = sizes[len(sizes) // 2]
-    points = _points(metrics, size)
+    size = study.sizes[len(study.sizes) // 2]
+    points = _points(study, size)
     figure = Figure(figsize=(WIDTH, max(4.5, 1.2 + 0.3 * len(points))), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
@@ -206,56 +203,20 @@ def _tradeoff(metrics: dict[str, Any]) -> Figure:
     return figure
 
 
-def _waterfall(metrics: dict[str, Any]) -> Figure:
-    """Milliseconds per image at the middle batch size, step by step from FP32 to `vitquant-int8`.
-
-    The bars' ends are FP32's median over the paired speed-ups.
-    """
-    sizes = tables.batch_sizes(metrics)
-    size = sizes[len(sizes) // 2]
-    recipes = metrics["recipes"]
-    fp32 = recipes["fp32"][f"latency_b{size}_ms_p50"] / size
-    speedups = {"fp32": 1.0} | {
-        name: recipes[name][f"speedup_b{size}_x"]
-        for name in STEPS
-        if name in recipes and f"speedup_b{size}_x" in recipes[name]
-    }
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.62 * len(speedups)), layout="constrained")
-    axes = figure.subplots()
-    before = 0.0
-    for row, (name, speedup) in enumerate(speedups.items()):
-        time = fp32 / speedup
-        color = GREY if name == "fp32" else BLUE if time <= before else ORANGE
-        axes.barh(row, time - before, left=before, color=color, height=0.55)
-        change = "" if name == "fp32" else f" ({time - before:+.1f}; {speedup:.2f} ×)"
-        axes.annotate(f"{time:.1f} ms{change}", (max(time, before), row), xytext=(6, 0), textcoords="offset points",
-                      va="center")  # fmt: skip
-        if row:
-            axes.plot([before, before], [row - 1, row], color=GREY, linewidth=0.8, linestyle=":")
-        before = time
-    axes.set_yticks(range(len(speedups)), [f"{name}\n{STEPS[name]}" for name in speedups], fontsize=9)
-    axes.set_ylim(len(speedups) - 0.5, -0.5)
-    axes.set_xlim(0, 1.85 * fp32)
-    axes.set_xlabel(f"milliseconds per image at batch {size}")
-    axes.set_title("Blue takes off, orange adds; ×: the speed-up so far", loc="left")
-    return figure
+Point = tuple[float, tuple[float, float], float, tuple[float, float]]
 
 
-Point = tuple[float, list[float], float, list[float]]
-
-
-def _points(metrics: dict[str, Any], size: int) -> dict[str, Point]:
+def _points(study: Study, size: int) -> dict[str, Point]:
     """Latency, its interval, the difference in top-1 and its interval, of the recipes that have both.
 
     Latency is FP32's median over the paired speed-up: what is slow in some rounds and fast in others cancels.
     """
-    fp32 = metrics["recipes"]["fp32"][f"latency_b{size}_ms_p50"]
-    points: dict[str, Point] = {"fp32": (fp32, [fp32, fp32], 0.0, [0.0, 0.0])}
-    for name, recipe in metrics["recipes"].items():
-        if "top1_delta_pp" in recipe and f"speedup_b{size}_x" in recipe:
-            interval = [fp32 / ratio for ratio in recipe[f"speedup_b{size}_ci95_x"]]
-            difference = recipe["top1_delta_pp"], recipe["top1_delta_ci95_pp"]
-            points[name] = (fp32 / recipe[f"speedup_b{size}_x"], interval, *difference)
+    fp32 = study.baseline.at(size).p50_ms
+    points: dict[str, Point] = {"fp32": (fp32, (fp32, fp32), 0.0, (0.0, 0.0))}
+    for name, recipe in study.recipes.items():
+        ratio, delta = recipe.speedup(size), recipe.top1_delta
+        if ratio and delta:
+            points[name] = (fp32 / ratio.value, (fp32 / ratio.low, fp32 / ratio.high), delta.value, delta.interval)
     return points
 
 

@@ -1,15 +1,18 @@
 """The report's smaller texts, made from the numbers."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from vitquant.analysis.details import ClassRow, Details
+from vitquant.analysis.findings import Study
 from vitquant.params import Params
 from vitquant.report.figures import Drawn
-from vitquant.report.tables import batch_sizes, table
-from vitquant.report.text import code, escape, estimate
+from vitquant.report.tables import table
+from vitquant.report.text import code, escape, shown
+from vitquant.results.environment import Conditions
 
 WORST = 10  # classes that are named per recipe
 CREDITS = {"elpv": "Photographs: ELPV dataset, Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0."}
+BUSY = 2.0  # percent of the cores' time that others had, above which the report says so
 
 
 def figures(drawn: Sequence[Drawn], data: str) -> str:
@@ -35,29 +38,29 @@ def recipes(params: Params) -> str:
     )
 
 
-def classes(details: dict[str, Any]) -> str:
+def classes(details: Details) -> str:
     """The worst classes of each recipe looked into, and the images that moved most."""
     parts = []
-    for name, rows in details.get("per_class", {}).items():
-        lost = [escape(row["class"]) for row in rows if row["top1_delta_ci95_pp"][1] < 0]
+    for name, rows in details.per_class.items():
+        lost = [escape(row.name) for row in rows if row.top1_delta.high < 0]
         verdict = f"Beyond the interval lost: {', '.join(lost)}." if lost else "None lost beyond its interval."
         parts.append(
             f"{code(name)}, the worst of {len(rows)} classes. {verdict} "
             "At 95 % each, one class in twenty may lie outside by chance.\n\n" + _class_table(rows[:WORST])
         )
-    for name, rows in details.get("disagreement", {}).items():
+    for name, images in details.disagreement.items():
         parts.append(
             f"The images whose class probabilities {code(name)} moves most (distance: total variation, 0 to 1):\n\n"
             + table(
                 (
                     {
-                        "image": escape(row["image"]),
-                        "true class": escape(row["class"]),
-                        "FP32": f"{escape(row['fp32'])}, {row['fp32_probability']:.3f}",
-                        "quantized": f"{escape(row['recipe'])}, {row['recipe_probability']:.3f}",
-                        "distance": f"{row['distance']:.3f}",
+                        "image": escape(row.image),
+                        "true class": escape(row.true_class),
+                        "FP32": f"{escape(row.fp32)}, {row.fp32_probability:.3f}",
+                        "quantized": f"{escape(row.recipe)}, {row.recipe_probability:.3f}",
+                        "distance": f"{row.distance:.3f}",
                     }
-                    for row in rows
+                    for row in images
                 ),
                 text_columns=4,
             )
@@ -65,26 +68,54 @@ def classes(details: dict[str, Any]) -> str:
     return "\n\n".join(parts) or "Not measured: no quantized recipe has an accuracy beside FP32's."
 
 
-def accuracy_device(metrics: dict[str, Any]) -> str:
+def _class_table(rows: Sequence[ClassRow]) -> str:
+    return table(
+        {
+            "class": escape(row.name),
+            "images": str(row.images),
+            "FP32, top-1 %": f"{row.fp32_top1_pct:.2f}",
+            "quantized, top-1 %": f"{row.top1_pct:.2f}",
+            "Δ top-1, pp": shown(row.top1_delta, "+.2f"),
+        }
+        for row in rows
+    )
+
+
+def accuracy_device(study: Study) -> str:
     """Where the recipes' accuracy was measured, in words."""
-    names = {"cpu": "the CPU", "cuda": f"the GPU, {escape(metrics['environment'].get('gpu', 'unknown'))}"}
+    names = {"cpu": "the CPU", "cuda": f"the GPU, {escape(study.environment.gpu)}"}
     devices: dict[str, list[str]] = {}
-    for name, recipe in metrics["recipes"].items():
-        if "accuracy_device" in recipe:
-            devices.setdefault(recipe["accuracy_device"], []).append(code(name))
+    for name, recipe in study.recipes.items():
+        if recipe.accuracy:
+            devices.setdefault(recipe.accuracy.device, []).append(code(name))
     if len(devices) == 1:
         return names[next(iter(devices))]
     return "; ".join(f"{names[device]} ({', '.join(recipes)})" for device, recipes in devices.items()) or "no device"
 
 
-def limits(metrics: dict[str, Any]) -> str:
+def conditions(found: Conditions | None) -> str:
+    """How busy the machine was during the benchmark; that it was, where it was."""
+    if not found:
+        return ""
+    before, after = found.load_average
+    clock = f", clock {found.cpu_mhz[0]:,.0f} and {found.cpu_mhz[1]:,.0f} MHz" if found.cpu_mhz else ""
+    line = (
+        f"During the benchmark's {found.seconds / 60:.0f} minutes other processes had {found.others_pct:.1f} % of the "
+        f"cores' time and other virtual machines {found.steal_pct:.1f} % (load average {before:.1f} before and "
+        f"{after:.1f} after{clock})"
+    )
+    if found.others_pct + found.steal_pct <= BUSY:
+        return f"{line}."
+    return f"**The machine was busy**, and times and ratios may be off by more than their intervals say: {line}."
+
+
+def limits(study: Study) -> str:
     """What the numbers do not say."""
-    study, recipes = metrics["study"], metrics["recipes"]
-    sizes = batch_sizes(metrics)
-    variation = max(recipe.get(f"latency_b{size}_cv_pct", 0.0) for recipe in recipes.values() for size in sizes)
-    widths = [high - low for recipe in recipes.values() for low, high in [recipe.get("top1_delta_ci95_pp", (0, 0))]]
+    recipes = study.recipes.values()
+    variation = max(speed.cv_pct for recipe in recipes for speed in recipe.speeds.values())
+    widths = [recipe.top1_delta.high - recipe.top1_delta.low for recipe in recipes if recipe.top1_delta]
     lines = [
-        f"One model, one data set of {study['eval_images']:,} images, one machine: another ViT, other "
+        f"One model, one data set of {study.facts.eval_images:,} images, one machine: another ViT, other "
         "data or another CPU may rank the recipes otherwise.",
         f"Passes vary by up to {variation:.0f} % (coefficient of variation): ratios within a round are steadier than "
         "times, and absolute times hold for this machine and its load.",
@@ -98,14 +129,14 @@ def limits(metrics: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _class_table(rows: list[dict[str, Any]]) -> str:
-    return table(
-        {
-            "class": escape(row["class"]),
-            "images": str(row["images"]),
-            "FP32, top-1 %": f"{row['fp32_top1_pct']:.2f}",
-            "quantized, top-1 %": f"{row['top1_pct']:.2f}",
-            "Δ top-1, pp": estimate(row, "top1_delta_pp", "+.2f"),
-        }
-        for row in rows
-    )
+def roofline(study: Study) -> str:
+    """What the linear layers' products per second are held against."""
+    found = study.roofline
+    if not found:
+        return ""
+    products = f"The linear layers take {found.products_per_image / 1e9:.2f} · 10⁹ products per image"
+    if not found.register_products_per_s:
+        reason = escape(found.unavailable or "no reason was given")
+        return f"{products}; what this machine reaches in registers is not known: {reason}."
+    rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in found.register_products_per_s.items())
+    return f"{products}; in registers this machine's threads reach, in 10⁹ products per second, {rates}."

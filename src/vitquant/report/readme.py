@@ -1,9 +1,10 @@
-"""The result in the README: the text between its markers, made from metrics.json."""
+"""The result in the README: the text between its markers, made from the findings."""
 
 from pathlib import Path
-from typing import Any
 
 from vitquant import files
+from vitquant.analysis.findings import Findings
+from vitquant.analysis.recommend import recommended
 from vitquant.errors import VitquantError
 from vitquant.report import answer, tables
 from vitquant.report.text import escape
@@ -11,7 +12,7 @@ from vitquant.report.text import escape
 START, END = "<!-- result -->", "<!-- /result -->"
 
 
-def update(readme: Path, metrics: dict[str, Any], cuda: dict[str, Any]) -> None:
+def update(readme: Path, findings: Findings) -> None:
     """Put the result between the markers.
 
     Raises:
@@ -22,23 +23,24 @@ def update(readme: Path, metrics: dict[str, Any], cuda: dict[str, Any]) -> None:
     _, end, after = rest.partition(END)
     if not (start and end) or START in rest:
         raise VitquantError(f"{readme}: the result goes between one {START} and one {END}: put them back")
-    changed = f"{before}{START}\n{block(metrics, cuda)}\n{END}{after}"
+    changed = f"{before}{START}\n{block(findings)}\n{END}{after}"
     if changed != text:
         with files.atomic(readme) as partial:
             partial.write_text(changed, "utf-8")
 
 
-def block(metrics: dict[str, Any], cuda: dict[str, Any]) -> str:
+def block(findings: Findings) -> str:
     """The answer, the summary table and two figures, as Markdown."""
-    environment, study = metrics["environment"], metrics["study"]
-    return f"""{answer.answer(metrics, cuda)}
+    study = findings.study
+    machine = study.environment
+    return f"""{answer.answer(findings)}
 
-{study["eval_images"]:,} validation images, {escape(environment["threads"])} cores of an {escape(environment["cpu"])} \
-({escape(", ".join(environment["isa"]))}), PyTorch {escape(environment["torch"])}; \
+{study.facts.eval_images:,} validation images, {escape(machine.threads)} cores of an {escape(machine.cpu)} \
+({escape(", ".join(machine.isa))}), PyTorch {escape(machine.torch)}; \
 brackets are 95 % intervals of paired differences and ratios to `fp32`; \
 [the report](results/report.md) says how each number was measured, and audits the claims this study began with.
 
-{tables.summary(metrics, marked=answer.recommended(metrics))}
+{tables.summary(study, marked=recommended(study))}
 
 ![Difference in top-1 to FP32 for each recipe, with 95 % intervals](results/figures/accuracy_difference.png)
 

@@ -1,128 +1,143 @@
-"""The tables of the report, from what metrics.json and its neighbours hold."""
+"""The tables of the report."""
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tabulate import tabulate
 
+from vitquant.analysis import columns
+from vitquant.analysis.claims import Audited
+from vitquant.analysis.columns import ACCURACY, FOOTPRINT, Column
+from vitquant.analysis.findings import Estimate, Recipe, Study
+from vitquant.analysis.quantities import Measured
 from vitquant.errors import printable
-from vitquant.report.text import MISSING, code, escape, estimate, value
+from vitquant.report.text import MISSING, code, escape, inline, shown
 
 Row = dict[str, str]
+Part = TypeVar("Part")
 MARKDOWN = "pipe"
 
 
-def summary(metrics: dict[str, Any], style: str = MARKDOWN, marked: str | None = None) -> str:
+def summary(study: Study, style: str = MARKDOWN, marked: str | None = None) -> str:
     """One row per recipe: what it gains and what it costs.
 
     Args:
         style: a tabulate format; names are escaped in Markdown's, and as a terminal needs it in others.
         marked: the recipe to set in bold.
     """
-    sizes = batch_sizes(metrics)
-    rows = [_summary_row(name, recipe, sizes) for name, recipe in metrics["recipes"].items()]
+    rows = [_summary_row(name, recipe, study.sizes) for name, recipe in study.recipes.items()]
     for row in rows:
         bold = "**" if style == MARKDOWN and row["recipe"] == marked else ""
         row["recipe"] = f"{bold}{escape(row['recipe'])}{bold}" if style == MARKDOWN else printable(row["recipe"])
     return table(rows, style)
 
 
-def accuracy(metrics: dict[str, Any]) -> str:
-    """Top-1 and top-5 with their intervals, and the paired difference to FP32."""
-    return table(
-        {
-            "recipe": escape(name),
-            "top-1 %": estimate(recipe, "top1_pct", ".2f"),
-            "top-5 %": estimate(recipe, "top5_pct", ".2f"),
-            "Δ top-1, pp": estimate(recipe, "top1_delta_pp", "+.2f"),
-            "Δ top-5, pp": estimate(recipe, "top5_delta_pp", "+.2f"),
-            "McNemar p": value(recipe, "mcnemar_p", ".4f"),
-            "agreement %": value(recipe, "agreement_pct", ".2f"),
-        }
-        for name, recipe in metrics["recipes"].items()
-    )
+def _summary_row(name: str, recipe: Recipe, sizes: list[int]) -> Row:
+    first, last = sizes[0], sizes[-1]
+    accuracy, footprint = recipe.accuracy, recipe.footprint
+    at_first, at_last = recipe.speeds.get(first), recipe.speeds.get(last)
+    return {
+        "recipe": name,
+        "top-1 %": cell(accuracy, lambda part: part.top1.value, ".2f"),
+        "Δ top-1, pp": shown(recipe.top1_delta, "+.2f"),
+        "agreement %": cell(accuracy, lambda part: part.agreement_pct, ".2f"),
+        f"b{first} ms": cell(at_first, lambda part: part.p50_ms, ".1f"),
+        **{f"speed-up b{size} ×": shown(recipe.speedup(size), ".2f") for size in (first, last)},
+        f"b{last} images/s": cell(at_last, lambda part: part.images_per_s, ".1f"),
+        "peak memory, MB": cell(footprint, lambda part: part.memory_peak_mb, ".0f"),
+        "size, MB": cell(footprint, lambda part: part.size_mb, ".1f"),
+    }
 
 
-def latency(metrics: dict[str, Any]) -> str:
+def accuracy(study: Study) -> str:
+    """Top-1 and top-5 with their intervals, the paired difference to FP32, and how far class tokens move."""
+    return section({name: recipe.accuracy for name, recipe in study.recipes.items()}, ACCURACY)
+
+
+def latency(study: Study) -> str:
     """A table per batch size: the distribution, the speed-ups with their intervals, the throughput."""
-    return "\n\n".join(f"Batch {size}:\n\n{_latency(metrics, size)}" for size in batch_sizes(metrics))
+    tables = {
+        size: section({name: recipe.speeds.get(size) for name, recipe in study.recipes.items()},
+                      columns.speed(study.half))
+        for size in study.sizes
+    }  # fmt: skip
+    return "\n\n".join(f"Batch {size}:\n\n{content}" for size, content in tables.items())
 
 
-def _latency(metrics: dict[str, Any], size: int) -> str:
-    return table(
-        {
-            "recipe": escape(name),
-            "mean ms": estimate(recipe, f"latency_b{size}_mean_ms", ".1f"),
-            "p50 ms": value(recipe, f"latency_b{size}_ms_p50", ".1f"),
-            "p90 ms": value(recipe, f"latency_b{size}_ms_p90", ".1f"),
-            "p99 ms": value(recipe, f"latency_b{size}_ms_p99", ".1f"),
-            "CV %": value(recipe, f"latency_b{size}_cv_pct", ".1f"),
-            "speed-up ×": estimate(recipe, f"speedup_b{size}_x", ".2f"),
-            "× compiled BF16": estimate(recipe, f"vs_bf16_compiled_b{size}_x", ".2f"),
-            "images/s": value(recipe, f"throughput_b{size}_img_s", ".1f"),
-        }
-        for name, recipe in metrics["recipes"].items()
-    )
-
-
-def memory(metrics: dict[str, Any]) -> str:
+def memory(study: Study) -> str:
     """Memory and size."""
+    return section({name: recipe.footprint for name, recipe in study.recipes.items()}, FOOTPRINT)
+
+
+def section(parts: Mapping[str, Any], shown_columns: Sequence[Column[Any]]) -> str:
+    """A part of every recipe's findings, by its columns; dashes where there is none."""
     return table(
         {
             "recipe": escape(name),
-            "memory after inference, MB": value(recipe, "memory_model_mb", ".1f"),
-            "peak memory, MB": value(recipe, "memory_peak_mb", ".1f"),
-            "size, MB": value(recipe, "size_mb", ".2f"),
-            "size reduction %": value(recipe, "size_reduction_pct", ".1f"),
+            **{column.title: cell(part, column.of, column.form) for column in shown_columns},
         }
-        for name, recipe in metrics["recipes"].items()
+        for name, part in parts.items()
     )
 
 
-def environment(values: dict[str, Any]) -> str:
+def cell(part: Part | None, of: Callable[[Part], Estimate | float | None], form: str) -> str:
+    """A value of a part of the findings, as `shown` does; a dash where there is no such part."""
+    return MISSING if part is None else shown(of(part), form)
+
+
+def environment(study: Study) -> str:
     """The machine and the software."""
+    facts = study.environment.model_dump(exclude_none=True)
     return table(
         (
             {"what": escape(key), "value": escape(", ".join(map(str, value)) if isinstance(value, list) else value)}
-            for key, value in values.items()
-            if value is not None  # a quota that there is not
+            for key, value in facts.items()
         ),
         text_columns=2,
     )
 
 
-def claims(findings: Sequence[Any]) -> str:
-    """The audit of the seed report, from `claims.audit`."""
+def claims(audited: Sequence[Audited]) -> str:
+    """The audit of the seed report."""
     return table(
         (
             {
-                "claim": finding.claim,
-                "claimed": finding.claimed,
-                "measured here": finding.measured,
-                "verdict": f"**{finding.verdict}**",
-                "why": finding.reason,
+                "claim": inline(each.claim.what),
+                "claimed": inline(stated(each)),
+                "measured here": measured(each.measured),
+                "verdict": f"**{each.verdict}**",
+                "why": inline(each.reason),
             }
-            for finding in findings
+            for each in audited
         ),
         text_columns=5,
     )
 
 
-def unavailable(recipes: dict[str, dict[str, Any]]) -> str:
+def stated(each: Audited) -> str:
+    """What was claimed, with its unit."""
+    value = each.claim.value
+    return f"{value if isinstance(value, str) else format(value, 'g')} {each.claim.unit}".rstrip()
+
+
+def measured(found: Measured | None) -> str:
+    """A value with its interval and unit, and where it was measured."""
+    if found is None:
+        return MISSING
+    if isinstance(found.value, str):
+        return inline(found.value)
+    label = f"{found.label} " if found.label else ""
+    return f"{label}{shown(found.value, found.form)} {found.unit} ({inline(found.where)})"
+
+
+def unavailable(study: Study) -> str:
     """A line for everything that could not be measured, with the recipes that it is true of, or the empty string."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name, recipe in recipes.items():
-        for what, reason in recipe.get("unavailable", {}).items():
+    for name, recipe in study.recipes.items():
+        for what, reason in recipe.unavailable.items():
             found.setdefault((what, reason), []).append(code(name))
     lines = [f"- {escape(what)} of {', '.join(names)}: {escape(reason)}" for (what, reason), names in found.items()]
     return "\n".join(["Not measured:", "", *lines]) if lines else ""
-
-
-def batch_sizes(metrics: dict[str, Any]) -> list[int]:
-    """The batch sizes that were timed, ascending."""
-    keys = {key for recipe in metrics["recipes"].values() for key in recipe}
-    return sorted(int(found[1]) for key in keys if (found := re.fullmatch("latency_b([0-9]{1,9})_ms_p50", key)))
 
 
 def table(rows: Iterable[Row], style: str = MARKDOWN, text_columns: int = 1) -> str:
@@ -136,19 +151,3 @@ def table(rows: Iterable[Row], style: str = MARKDOWN, text_columns: int = 1) -> 
         disable_numparse=True,  # the numbers are formatted
         colalign=["left" if index < text_columns else "right" for index in range(len(filled))],
     )
-
-
-def _summary_row(name: str, recipe: dict[str, Any], sizes: list[int]) -> Row:
-    first, last = sizes[0], sizes[-1]
-    speed = {f"speed-up b{size} ×": estimate(recipe, f"speedup_b{size}_x", ".2f") for size in (first, last)}
-    return {
-        "recipe": name,
-        "top-1 %": value(recipe, "top1_pct", ".2f"),
-        "Δ top-1, pp": estimate(recipe, "top1_delta_pp", "+.2f"),
-        "agreement %": value(recipe, "agreement_pct", ".2f"),
-        f"b{first} ms": value(recipe, f"latency_b{first}_ms_p50", ".1f"),
-        **speed,
-        f"b{last} images/s": value(recipe, f"throughput_b{last}_img_s", ".1f"),
-        "peak memory, MB": value(recipe, "memory_peak_mb", ".0f"),
-        "size, MB": value(recipe, "size_mb", ".1f"),
-    }

@@ -1,47 +1,26 @@
-"""Numbers and names as text: formatted, judged by their intervals, and escaped for Markdown."""
+"""Numbers and names as text: formatted, and escaped for Markdown."""
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
+from vitquant.analysis.findings import Estimate
 from vitquant.errors import printable
 
 MISSING = "–"
 
 
-def value(recipe: dict[str, Any], key: str, form: str) -> str:
-    """`recipe[key]` in the format `form`, or a dash where it is absent."""
-    return format(recipe[key], form) if key in recipe else MISSING
-
-
-def estimate(recipe: dict[str, Any], key: str, form: str) -> str:
-    """`recipe[key]` with its interval, which is at `interval_key(key)`, in brackets; or a dash."""
-    if key not in recipe:
+def shown(value: Estimate | float | None, form: str) -> str:
+    """A value in the format `form`, an estimate with its interval in brackets; a dash where there is none."""
+    if value is None:
         return MISSING
-    interval = recipe.get(interval_key(key))
-    return format(recipe[key], form) + (f" {bracket(interval, form)}" if interval else "")
+    if isinstance(value, Estimate):
+        return f"{value.value:{form}} {interval(value, form)}"
+    return format(value, form)
 
 
-def interval_key(key: str) -> str:
-    """The key of the interval of the value at `key`; the unit stays last."""
-    head, _, unit = key.rpartition("_")
-    return f"{head}_ci95_{unit}"
-
-
-def bracket(interval: Sequence[float], form: str) -> str:
-    """An interval as it is printed everywhere."""
-    low, high = interval
-    return f"[{low:{form}}, {high:{form}}]"
-
-
-def loss_or_gain(low: float, high: float) -> str:
-    """What the interval of a difference in accuracy shows; one that holds 0 shows nothing."""
-    return "a loss" if high < 0 else "a gain" if low > 0 else "no difference shown"
-
-
-def faster_or_slower(low: float, high: float) -> str:
-    """What the interval of a speed-up shows; one that holds 1 shows nothing."""
-    return "faster" if low > 1 else "slower" if high < 1 else "not distinguishable in speed"
+def interval(estimate: Estimate, form: str) -> str:
+    """An estimate's interval as it is printed everywhere."""
+    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def relative(percent: float) -> str:
@@ -58,12 +37,32 @@ def listing(words: Sequence[str]) -> str:
 
 def escape(text: object) -> str:
     """Text that is not ours as Markdown that shows it as it is, on one line, in a table too."""
-    line = " ".join(printable(text).split())
-    line = re.sub(r"([\\`*\[\]<>|~$&#])", r"\\\1", line)
-    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    line = _escape_characters(" ".join(printable(text).split()))
     return re.sub(r"^([0-9]*)([-+.)])(?=[ -]|$)", r"\1\\\2", line)  # what begins a list, or is a rule
+
+
+def _escape_characters(line: str) -> str:
+    line = re.sub(r"([\\`*\[\]<>|~$&#])", r"\\\1", line)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
 
 
 def code(name: object) -> str:
     """A name in code type; one with characters that code type cannot show everywhere is escaped instead."""
     return f"`{name}`" if re.fullmatch(r"[\w.+=/@:-]+", str(name)) else escape(name)
+
+
+def inline(text: str) -> str:
+    """Plain text as Markdown, on one line; what stands in backticks becomes code."""
+    first, *parts = " ".join(printable(text).split()).split("`")
+    if len(parts) % 2:  # a backtick alone is text
+        return escape(text)
+    return (
+        escape(first)
+        + " " * first.endswith(" ")
+        + "".join(_escape_characters(part) if index % 2 else _code(part) for index, part in enumerate(parts))
+    )
+
+
+def _code(words: str) -> str:
+    """Code type for words with spaces between."""
+    return f"`{words}`" if all(code(word).startswith("`") for word in words.split(" ")) else _escape_characters(words)

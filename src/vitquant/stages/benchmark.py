@@ -14,10 +14,10 @@ from vitquant.stages.common import path_option, read_params
 @click.pass_context
 def command(context: click.Context, artifacts: Path, data: Path, out: Path) -> None:
     """Measure latency, memory and size of every artifact on the CPU, interleaved in one run."""
-    from vitquant import files
     from vitquant.cpu import threads
-    from vitquant.measure import benchmark
+    from vitquant.measure import cpu_benchmark
+    from vitquant.results import form
 
     params = read_params(context)
     paths = [artifacts / name for name in params.recipes]
-    files.write_json(out, benchmark.run(paths, data, params.benchmark, threads(params.threads), params.max_slowdown))
+    form.write(out, cpu_benchmark.run(paths, data, params.benchmark, threads(params.threads), params.max_slowdown))

@@ -37,9 +37,9 @@ def command(context: click.Context, fp32: Path, data: Path, out: Path, busy_ok: 
     from vitquant.measure import cuda_results as results
 
     device, prepared = torch.device("cuda"), Prepared(data)
-    file = results.device_file(out, torch.cuda.get_device_name())
+    results.check(out, torch.cuda.get_device_name())
     error = cuda_benchmark.quantize_dynamic_error(device)
-    for own, artifact in cuda_benchmark.studies(params, fp32, prepared):
-        measured, logits = cuda_benchmark.run(artifact, prepared, own, threads(own.threads), device)
-        results.add(file, own.study, results.join(own, measured, logits, prepared), error)
-        click.echo(f"{own.study}: written to {file}")
+    for study, artifact in cuda_benchmark.studies(params, fp32, prepared):
+        measured, arrays = cuda_benchmark.run(artifact, prepared, study, threads(study.threads), device)
+        file = results.add(out, error, measured, arrays)
+        click.echo(f"{study.study}: written to {file}")

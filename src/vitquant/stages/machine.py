@@ -14,4 +14,4 @@ def command(out: Path) -> None:
     from vitquant import files
     from vitquant.measure import environment
 
-    files.write_json(out, environment.machine())
+    files.write_json(out, environment.machine().model_dump())

@@ -14,10 +14,10 @@ from vitquant.stages.common import path_option, read_params
 @click.pass_context
 def command(context: click.Context, artifacts: Path, data: Path, out: Path) -> None:
     """Profile the eager PyTorch recipes on the CPU: milliseconds per image by kind of operation."""
-    from vitquant import files
     from vitquant.cpu import threads
     from vitquant.measure import operations
+    from vitquant.results import form
 
     params = read_params(context)
     paths = [artifacts / name for name in params.recipes]
-    files.write_json(out, operations.profile(paths, data, threads(params.threads), params.max_slowdown))
+    form.write(out, operations.profile(paths, data, threads(params.threads), params.max_slowdown))

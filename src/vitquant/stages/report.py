@@ -14,7 +14,7 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--benchmark", "The benchmark's JSON file.")
 @path_option("--profile", "The profile's JSON file; there may be none.")
 @path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
-@path_option("--out", "Folder to write metrics.json, the report and the figures to.")
+@path_option("--out", "Folder to write the findings, the report and the figures to.")
 @click.pass_context
 def command(  # one option per path of the stage
     context: click.Context,
@@ -26,9 +26,9 @@ def command(  # one option per path of the stage
     cuda: Path,
     out: Path,
 ) -> None:
-    """Join all results: paired statistics, metrics.json, tables, figures and the report in Markdown and HTML."""
+    """Analyse all results: findings, flat metrics, tables, figures and the report in Markdown and HTML."""
+    from vitquant.analysis.load import Inputs
     from vitquant.report import build
-    from vitquant.report.metrics import Inputs
 
     inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda)
     build.report(read_params(context), inputs, out)

@@ -1,0 +1,75 @@
+"""Every quantity that tables show, once: its title in the report, its key in flat files, and where it is found.
+
+A column added here stands in the report's table of its section, in metrics.json and in results.csv.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Half, Speed
+
+Part = TypeVar("Part", Accuracy, Speed, Footprint)
+
+
+@dataclass(frozen=True)
+class Column(Generic[Part]):
+    """One quantity of a part of a recipe's findings."""
+
+    title: str
+    """In the report."""
+    key: str
+    """In flat files, where the unit is its last word; `{b}` is where metrics.json has the batch size."""
+    of: Callable[[Part], Estimate | float | None]
+    form: str
+    """As Python formats it."""
+
+
+ACCURACY: tuple[Column[Accuracy], ...] = (
+    Column("top-1 %", "top1_pct", lambda accuracy: accuracy.top1, ".2f"),
+    Column("top-5 %", "top5_pct", lambda accuracy: accuracy.top5, ".2f"),
+    Column("Δ top-1, pp", "top1_delta_pp", lambda accuracy: accuracy.top1_delta, "+.2f"),
+    Column("Δ top-5, pp", "top5_delta_pp", lambda accuracy: accuracy.top5_delta, "+.2f"),
+    Column("McNemar p", "mcnemar_p", lambda accuracy: accuracy.mcnemar_p, ".4f"),
+    Column("agreement %", "agreement_pct", lambda accuracy: accuracy.agreement_pct, ".2f"),
+    Column(
+        "class token, mean cosine", "class_token_mean_cosine", lambda accuracy: accuracy.class_token_mean_cosine, ".4f"
+    ),
+    Column("least cosine", "class_token_least_cosine", lambda accuracy: accuracy.class_token_least_cosine, ".4f"),
+)
+
+FOOTPRINT: tuple[Column[Footprint], ...] = (
+    Column("memory after inference, MB", "memory_model_mb", lambda footprint: footprint.memory_model_mb, ".1f"),
+    Column("peak memory, MB", "memory_peak_mb", lambda footprint: footprint.memory_peak_mb, ".1f"),
+    Column("the process on the GPU, MB", "memory_process_mb", lambda footprint: footprint.memory_process_mb, ".1f"),
+    Column("size, MB", "size_mb", lambda footprint: footprint.size_mb, ".2f"),
+    Column("size reduction %", "size_reduction_pct", lambda footprint: footprint.size_reduction_pct, ".1f"),
+)
+
+
+def speed(half: Half | None) -> tuple[Column[Speed], ...]:
+    """Of one batch size.
+
+    Args:
+        half: of the study, whose name the ratio to it carries.
+    """
+    short = half.short if half else "bf16"
+    return (
+        Column("mean ms", "latency_{b}_mean_ms", lambda speed: speed.mean, ".1f"),
+        Column("p50 ms", "latency_{b}_ms_p50", lambda speed: speed.p50_ms, ".1f"),
+        Column("p90 ms", "latency_{b}_ms_p90", lambda speed: speed.p90_ms, ".1f"),
+        Column("p99 ms", "latency_{b}_ms_p99", lambda speed: speed.p99_ms, ".1f"),
+        Column("CV %", "latency_{b}_cv_pct", lambda speed: speed.cv_pct, ".1f"),
+        Column("speed-up ×", "speedup_{b}_x", lambda speed: speed.speedup, ".2f"),
+        Column(f"× compiled {short.upper()}", f"vs_{short}_compiled_{{b}}_x", lambda speed: speed.vs_half, ".2f"),
+        Column("images/s", "throughput_{b}_img_s", lambda speed: speed.images_per_s, ".1f"),
+        Column("10⁹ products/s", "linear_{b}_gproducts_s", lambda speed: speed.gproducts_per_s, ".0f"),
+        Column("of the registers' %", "register_{b}_pct", lambda speed: speed.register_pct, ".0f"),
+        Column("mJ per image", "energy_{b}_mj_img", lambda speed: speed.energy_mj, ".1f"),
+    )
+
+
+def interval_key(key: str) -> str:
+    """The key of the interval of the value at `key`; the unit stays last."""
+    head, _, unit = key.rpartition("_")
+    return f"{head}_ci95_{unit}"

@@ -1,0 +1,203 @@
+"""What the results say: results/findings.json, which the report, `recommend`, `summary` and `diff` read.
+
+Values are rounded once, here, as they are kept: what is printed from the file is what was printed when it was made.
+MB are 10^6 bytes, pp are percentage points. `fp32` is the baseline of every difference and ratio.
+"""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+
+from vitquant.errors import printable
+from vitquant.params import BASELINE
+from vitquant.results.benchmark import BatchSize
+from vitquant.results.environment import Conditions, Environment
+from vitquant.results.facts import Facts
+from vitquant.results.form import Form, ResultFile
+from vitquant.results.profile import Times
+from vitquant.traits import Arithmetic, Traits
+
+Unit = Literal["%", "pp", "×", "ms"]
+
+
+class Finding(Form):
+    """A part of the findings; nobody changes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Estimate(Finding):
+    """A value and its 95 % interval, in one unit."""
+
+    value: float
+    low: float
+    high: float
+    unit: Unit
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Estimate":
+        outside = self.unit == "×" and not all(1e-9 < number < 1e9 for number in (self.value, *self.interval))  # noqa: PLR2004
+        if self.low > self.high or outside:
+            raise ValueError(f"{self.value:g} [{self.low:g}, {self.high:g}] is no value and interval in {self.unit}")
+        return self
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
+
+    def rounded(self, decimals: int) -> "Estimate":
+        """The same to so many decimals; a ratio does not become 0."""
+        least = 10**-decimals if self.unit == "×" else -math.inf
+        value, low, high = (max(round(number, decimals), least) for number in (self.value, self.low, self.high))
+        return Estimate(value=value, low=low, high=high, unit=self.unit)
+
+
+class Accuracy(Finding):
+    """How often a recipe is right, and how it differs from FP32 over the same images."""
+
+    device: Literal["cpu", "cuda"]
+    top1: Estimate
+    top5: Estimate | None = None
+    """None where there are no more than five classes."""
+    top1_delta: Estimate | None = None
+    """Less FP32's; None of FP32 itself, and where FP32 has no accuracy. The next ones likewise."""
+    top5_delta: Estimate | None = None
+    mcnemar_p: float | None = None
+    agreement_pct: float | None = None
+    """Of the images: those with the same top-1 class."""
+    class_token_mean_cosine: float | None = None
+    """Of the class tokens to FP32's."""
+    class_token_least_cosine: float | None = None
+
+
+class Speed(Finding):
+    """How fast a recipe is at one batch size."""
+
+    p50_ms: PositiveFloat
+    """Milliseconds per batch, as are the next ones."""
+    p90_ms: float
+    p99_ms: float
+    mean: Estimate | None = None
+    cv_pct: float
+    images_per_s: PositiveFloat
+    """At the median."""
+    speedup: Estimate | None = None
+    """FP32's time over this one's, in the same round; None of FP32 itself, and where FP32 was not timed."""
+    vs_half: Estimate | None = None
+    """The same to `Study.half`."""
+    energy_mj: float | None = None
+    """Millijoules per image."""
+    gproducts_per_s: float | None = None
+    """10^9 products of the linear layers per second of the whole pass."""
+    register_pct: float | None = None
+    """Of what this machine reaches in registers with the recipe's arithmetic."""
+
+
+class Footprint(Finding):
+    """What a recipe takes."""
+
+    memory_model_mb: float
+    """After inference at batch 1."""
+    memory_peak_mb: PositiveFloat
+    """On a GPU of PyTorch's allocator."""
+    memory_process_mb: float | None = None
+    """On a GPU of the whole process."""
+    size_mb: PositiveFloat
+    size_reduction_pct: float | None = None
+    """Less than FP32's; None of FP32 itself."""
+
+
+class Recipe(Finding):
+    """All that was found of one recipe."""
+
+    traits: Traits
+    accuracy: Accuracy | None = None
+    speeds: dict[BatchSize, Speed] = {}
+    footprint: Footprint | None = None
+    unavailable: dict[str, str] = {}
+    """What could not be measured, and why."""
+
+    def at(self, size: int) -> Speed:
+        """Its speed at a batch size; KeyError where it was not timed at that."""
+        return self.speeds[size]
+
+    def speedup(self, size: int) -> Estimate | None:
+        """FP32's time over its own at a batch size; None where there is no such ratio."""
+        return self.speeds[size].speedup if size in self.speeds else None
+
+    @property
+    def top1_delta(self) -> Estimate | None:
+        """Top-1 less FP32's, pp; None where there is no such difference."""
+        return self.accuracy.top1_delta if self.accuracy else None
+
+
+class Half(Finding):
+    """The compiled 16-bit floating-point recipe that 8 bits have to beat."""
+
+    recipe: str
+    arithmetic: Literal["bfloat16", "float16"]
+
+    @property
+    def short(self) -> str:
+        """`bf16` or `fp16`."""
+        return {"bfloat16": "bf16", "float16": "fp16"}[self.arithmetic]
+
+
+class Roofline(Finding):
+    """What the linear layers' speed is held against."""
+
+    products_per_image: int
+    """Multiplications in the model's linear layers."""
+    register_products_per_s: dict[Arithmetic, float] = {}
+    """What this machine's threads reach together while all operands stay in registers."""
+    unavailable: str | None = None
+    """Why that is not known."""
+
+
+class Study(Finding):
+    """All that was found on one device."""
+
+    facts: Facts
+    environment: Environment
+    date: str | None = None
+    """Of the measurement, in a GPU's file."""
+    conditions: Conditions | None = None
+    roofline: Roofline | None = None
+    half: Half | None = None
+    recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
+    profile: dict[str, Times] = {}
+    profile_batch: int | None = None
+
+    @model_validator(mode="after")
+    def _has_half(self) -> "Study":
+        if self.half and self.half.recipe not in self.recipes:
+            raise ValueError(f"half: {printable(self.half.recipe)} is none of the recipes")
+        return self
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that were timed, ascending."""
+        return sorted({size for recipe in self.recipes.values() for size in recipe.speeds})
+
+    @property
+    def baseline(self) -> Recipe:
+        """FP32's."""
+        return self.recipes[BASELINE]
+
+
+class Device(Finding):
+    """All that was found on one GPU."""
+
+    device: str
+    quantize_dynamic: str
+    """What PyTorch says when a layer of `quantize_dynamic` runs there."""
+    studies: dict[str, Study]
+
+
+class Findings(ResultFile):
+    """The file."""
+
+    study: Study
+    gpus: list[Device] = []

@@ -1,0 +1,221 @@
+"""Loading what the stages left, once, and refusing what does not belong together.
+
+That is results of two machines, of two versions of an artifact or of the data, and what is no result at all: it may
+come from somebody else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitquant.analysis.estimates import Evidence
+from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.params import BASELINE, Params
+from vitquant.results import form, predictions
+from vitquant.results.accuracy import Accuracy
+from vitquant.results.benchmark import Benchmark, Benchmarked
+from vitquant.results.environment import Machine
+from vitquant.results.facts import Facts, facts
+from vitquant.results.gpu import Gpu, GpuStudy, array_name
+from vitquant.results.profile import Profile
+
+MACHINE = ("host", "cpu", "cores", "torch")  # what must be the same in every result of a run
+MEND, MEND_GPU = "run `dvc repro`", "delete it and measure again"
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the stages before left their results."""
+
+    data: Path
+    accuracy: Path
+    predictions: Path
+    benchmark: Path
+    profile: Path
+    cuda: Path
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from."""
+
+    prepared: Prepared
+    facts: Facts
+    benchmark: Benchmark
+    evidence: dict[str, Evidence]
+    profile: Profile | None
+    gpus: list[tuple[Gpu, Arrays]]
+
+
+def load(params: Params, inputs: Inputs) -> Results:
+    """Everything that the stages left of the study, and of GPUs.
+
+    Raises:
+        VitquantError: a result is missing or unreadable, results do not belong together, or the baseline itself
+            could not be measured.
+    """
+    prepared = Prepared(inputs.data)
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    fp32 = benchmark.recipes.get(BASELINE, Benchmarked.model_construct(measured=None, unavailable="it is not there"))
+    if not fp32.measured or not fp32.measured.latency_ms:
+        reason = fp32.unavailable or "it was not timed"
+        raise VitquantError(f"{BASELINE}, the baseline of every ratio, could not be benchmarked: {reason}: {MEND}")
+    profile = form.read(inputs.profile, Profile) if inputs.profile.exists() else None
+    machines: dict[Path, Machine] = {inputs.benchmark: benchmark.environment}
+    if profile:
+        machines[inputs.profile] = profile.environment
+    evidence = _evidence(params, inputs, prepared, benchmark, machines)
+    check_machines(machines)
+    return Results(prepared, facts(params, prepared), benchmark, evidence, profile, load_gpus(inputs.cuda))
+
+
+def _evidence(
+    params: Params, inputs: Inputs, prepared: Prepared, benchmark: Benchmark, machines: dict[Path, Machine]
+) -> dict[str, Evidence]:
+    """What there is of each recipe; the machines of its files are added to `machines`."""
+    evidence: dict[str, Evidence] = {}
+    baseline_tokens: NDArray[np.float32] | None = None
+    for name in (BASELINE, *(name for name in params.recipes if name != BASELINE)):
+        file = inputs.accuracy / f"{name}.json"
+        accuracy = form.read(file, Accuracy)
+        speed = benchmark.recipes.get(name)
+        unavailable, logits, cosine = {}, None, None
+        arrays_file = inputs.predictions / f"{name}.npz"
+        arrays = predictions.read(arrays_file)
+        if accuracy.predicted:
+            machines[file] = accuracy.predicted.environment
+            _check_artifact(file, accuracy, inputs.benchmark, speed)
+            logits = _logits(arrays_file, arrays, "logits", accuracy.predicted.logits_sha256)
+            _check_shape(arrays_file, logits, prepared)
+            tokens = _class_tokens(arrays_file, arrays, len(logits))
+            if name == BASELINE:
+                baseline_tokens = tokens
+            if tokens is not None and baseline_tokens is not None:
+                if tokens.shape != baseline_tokens.shape:
+                    raise VitquantError(f"{arrays_file}: class_tokens has shape {tokens.shape}: {MEND}")
+                cosine = predictions.cosine(tokens, baseline_tokens)
+            if len(prepared.classes) <= 5:  # noqa: PLR2004
+                unavailable["top5"] = f"top-5 of {len(prepared.classes)} classes is always 100 %"
+        else:
+            unavailable["accuracy"] = accuracy.unavailable or "no reason was given"
+        if not speed or not speed.measured:
+            unavailable["benchmark"] = (speed and speed.unavailable) or "not in the benchmark"
+        elif speed.measured.slow:
+            unavailable["all but the first batches"] = speed.measured.slow
+        evidence[name] = Evidence(
+            traits=accuracy.traits,
+            measured=speed.measured if speed else None,
+            device=accuracy.predicted.device if accuracy.predicted else "cpu",
+            logits=logits,
+            cosine=cosine,
+            unavailable=unavailable,
+        )
+    return {name: evidence[name] for name in params.recipes}
+
+
+def load_gpus(folder: Path) -> list[tuple[Gpu, Arrays]]:
+    """Every GPU's results and the predictions beside them; none where there is no folder.
+
+    Raises:
+        VitquantError: a file is damaged or of another version, two are about the same device, one mixes devices, or a
+            study there has no baseline, or not the predictions that belong to it.
+    """
+    gpus: list[tuple[Gpu, Arrays]] = []
+    seen: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.json")):
+        gpu = form.read(file, Gpu, MEND_GPU)
+        if gpu.device in seen:
+            raise VitquantError(f"{seen[gpu.device]} and {file} are both of {gpu.device}: delete one of them")
+        seen[gpu.device] = file
+        arrays_file = file.with_suffix(".npz")
+        arrays = predictions.read(arrays_file) if arrays_file.exists() else {}
+        for name, study in gpu.studies.items():
+            if study.environment.gpu != gpu.device:
+                raise VitquantError(
+                    f"{file} mixes machines: study {name} was measured on {study.environment.gpu}, the file is of "
+                    f"{gpu.device}"
+                )
+            if BASELINE not in study.recipes:
+                raise VitquantError(f"{file}: study {name} has no {BASELINE}, the baseline of every ratio: {MEND_GPU}")
+            _check_predictions(arrays_file, arrays, name, study)
+        gpus.append((gpu, arrays))
+    return gpus
+
+
+def _check_predictions(file: Path, arrays: Arrays, name: str, study: GpuStudy) -> None:
+    """Raise VitquantError where arrays are not of the study `name` on a GPU, or cannot be."""
+    images, classes = study.study.eval_images, study.study.classes
+    shapes: dict[str, tuple[int, ...]] = {}
+    for recipe, found in study.recipes.items():
+        if found.measured and found.measured.logits_sha256:
+            logits = array_name(name, "logits", recipe)
+            _logits(file, arrays, logits, found.measured.logits_sha256, MEND_GPU)
+            labels, cosine = array_name(name, "labels"), array_name(name, "cosine", recipe)
+            shapes |= {logits: (images, classes), labels: (images,)} | ({cosine: (images,)} if cosine in arrays else {})
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise VitquantError(f"{file}: {key} is missing: {MEND_GPU}")
+        if arrays[key].shape != shape:
+            raise VitquantError(f"{file}: {key} has shape {arrays[key].shape}, not {shape}: {MEND_GPU}")
+        if key == array_name(name, "labels") and not _are_indices(arrays[key], classes):
+            raise VitquantError(f"{file}: {key} holds no indices of {classes} classes: {MEND_GPU}")
+
+
+def _are_indices(labels: NDArray[Any], classes: int) -> bool:
+    return labels.dtype.kind == "i" and bool(labels.size and labels.min() >= 0 and labels.max() < classes)
+
+
+def check_machines(machines: Mapping[Path, Machine]) -> None:
+    """Raise VitquantError where two files were measured on different machines."""
+    (first, expected), *others = machines.items()
+    for file, machine in others:
+        for key in MACHINE:
+            ours, theirs = getattr(expected, key), getattr(machine, key)
+            if ours != theirs:
+                raise VitquantError(
+                    f"{first} and {file} were measured on different machines ({key}: {ours}, {theirs}): {MEND}"
+                )
+
+
+def _check_artifact(file: Path, accuracy: Accuracy, benchmark_file: Path, speed: Benchmarked | None) -> None:
+    """Raise VitquantError where accuracy and speed, by the digests they carry, are of different artifacts."""
+    if not (accuracy.predicted and speed and speed.measured):
+        return
+    ours, theirs = accuracy.predicted.artifact_sha256, speed.measured.artifact_sha256
+    if ours != theirs:
+        raise VitquantError(
+            f"{file} and {benchmark_file} are of different artifacts of {accuracy.recipe} "
+            f"(SHA-256 {ours[:12]}…, {theirs[:12]}…), as two commits make them: {MEND}"
+        )
+
+
+def _logits(file: Path, arrays: Arrays, name: str, sha256: str, mend: str = MEND) -> NDArray[np.float32]:
+    """The logits that a result belongs to, float32 (N, C)."""
+    if name not in arrays or predictions.digest(arrays[name]) != sha256:
+        raise VitquantError(f"{file}: {name} is missing, or of another run than the results beside it: {mend}")
+    return np.asarray(arrays[name], dtype=np.float32)
+
+
+def _class_tokens(file: Path, arrays: Arrays, images: int) -> NDArray[np.float32] | None:
+    """The class tokens, float32 (N, D), where there are some."""
+    if "class_tokens" not in arrays:
+        return None
+    tokens = arrays["class_tokens"]
+    if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
+        raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
+    return np.asarray(tokens, dtype=np.float32)
+
+
+def _check_shape(file: Path, logits: NDArray[np.float32], prepared: Prepared) -> None:
+    images, classes = len(prepared.labels("val")), len(prepared.classes)
+    if logits.shape != (images, classes):
+        raise VitquantError(
+            f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
+            f"classes: {MEND}"
+        )

@@ -1,0 +1,170 @@
+"""The rules by which a claim of the seed report is judged: docs/method.md says why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vitquant.analysis.findings import Estimate, Findings
+from vitquant.analysis.quantities import Measured, Quantity, is_seeds, quote
+from vitquant.analysis.recommend import BUDGET, subject
+from vitquant.params import SEED_RECIPE
+
+REPRODUCED, EXCEEDED, MISSED = "reproduced", "exceeded", "not reproduced"
+IMPOSSIBLE, UNMEASURED = "cannot be as stated", "not measured here"
+VERDICTS = (REPRODUCED, EXCEEDED, MISSED, IMPOSSIBLE, UNMEASURED)
+
+EXACT = 1.0  # percentage points that a change without an interval may be off
+WIDEST_CHANGE = 10.0  # percentage points, of an interval that confirms a relative change
+WIDEST_DIFFERENCE = 1.0  # pp, of an interval that confirms a difference in accuracy
+WIDEST_ACCURACY = 5.0  # percentage points, of an interval that confirms an accuracy
+STEADY_CV = 5.0  # percent
+FEWEST_CLASSES = 25  # of which a top-5 says something
+
+Verdict = tuple[str, str]
+"""One of VERDICTS, and why."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the seed report says. Texts are plain, with code in backticks."""
+
+    what: str
+    value: float | str
+    unit: str
+    quantity: Quantity
+    """What is measured of it here."""
+    recipe: str
+    """Of which recipe."""
+    rule: "Rule"
+
+    @property
+    def number(self) -> float:
+        """The value of a claim that is a number."""
+        assert isinstance(self.value, float)
+        return self.value
+
+
+Rule = Callable[[Claim, Measured | None, Findings], Verdict]
+
+
+def judge(claimed: float, measured: Estimate | float | str, widest: float, less_is_better: bool) -> Verdict:
+    """The verdict on a number that both measured, and why.
+
+    Exceeded: the whole interval is better than the claim. Not reproduced: it is all worse. Where it holds the claim:
+    reproduced, unless it is wider than `widest` and so could hold nearly anything. Without an interval, a
+    value within EXACT of the claim reproduces it.
+    """
+    sign = -1 if less_is_better else 1
+    if isinstance(measured, Estimate):
+        low, high = sorted(sign * bound for bound in measured.interval)
+        if low > sign * claimed:
+            return EXCEEDED, "the whole interval is better than the claim"
+        if high < sign * claimed:
+            return MISSED, "the whole interval is worse than the claim"
+        width = high - low
+        if width <= widest:
+            return REPRODUCED, "the claim lies within the interval"
+        return MISSED, f"the interval holds the claim, but at a width of {width:.1f} points it cannot confirm it"
+    value = float(measured)
+    if abs(value - claimed) <= EXACT:
+        return REPRODUCED, f"within {EXACT:g} percentage point of the claim"
+    return (EXCEEDED, "better than claimed") if sign * (value - claimed) > 0 else (MISSED, "less than claimed")
+
+
+def impossible(reason: str) -> Rule:
+    """Other facts exclude it."""
+    return lambda claim, measured, findings: (IMPOSSIBLE, reason)
+
+
+def elsewhere(reason: str) -> Rule:
+    """It belongs to another model, data or machine."""
+    return lambda claim, measured, findings: (UNMEASURED, reason)
+
+
+def fact(same: str, other: str) -> Rule:
+    """It is the same here, or it is not."""
+
+    def rule(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+        return (REPRODUCED, same) if measured and measured.value == claim.value else (UNMEASURED, other)
+
+    return rule
+
+
+def no_cuda_kernel(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """`quantize_dynamic` has none; where a GPU was measured, PyTorch says so."""
+    said = [quote(f"on {gpu.device} PyTorch says: {gpu.quantize_dynamic}") for gpu in findings.gpus]
+    known = "`quantized::linear_dynamic` has CPU backends only (x86, onednn, fbgemm, qnnpack), no CUDA kernel"
+    return IMPOSSIBLE, "; ".join(said) or known
+
+
+def change(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """A relative change, in percent, less is better; and what the recipe that the answer is about reaches."""
+    if measured is None:
+        return UNMEASURED, f"`{SEED_RECIPE}` was not measured"
+    verdict, reason = judge(claim.number, measured.value, WIDEST_CHANGE, less_is_better=True)
+    best = subject(findings.study)
+    reached = claim.quantity(findings, best) if best and best != SEED_RECIPE else None
+    if reached:
+        value = reached.value.value if isinstance(reached.value, Estimate) else reached.value
+        reason += f"; `{best}` reaches {value:+.1f} %"
+    return verdict, reason
+
+
+def accuracy(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """An accuracy belongs to its model and data: only the seed report's own study can confirm it."""
+    if measured and measured.study and is_seeds(measured.study):
+        return judge(claim.number, measured.value, WIDEST_ACCURACY, less_is_better=False)
+    return UNMEASURED, "an accuracy belongs to its model and data: DINOv2 ViT-B on Tiny ImageNet (`make repro-full`)"
+
+
+def difference(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """In accuracy, of any study; a top-5 needs more classes than a few."""
+    if measured is None or measured.study is None:
+        return UNMEASURED, _why_no_accuracy(claim, findings)
+    classes = measured.study.facts.classes
+    if claim.what.startswith("top-5") and classes < FEWEST_CLASSES:
+        return UNMEASURED, f"the top 5 of {classes} classes hold the truth nearly always, quantized or not"
+    return judge(claim.number, measured.value, WIDEST_DIFFERENCE, less_is_better=False)
+
+
+def _why_no_accuracy(claim: Claim, findings: Findings) -> str:
+    seed = findings.study.recipes.get(SEED_RECIPE)
+    reasons = seed.unavailable if seed else {}
+    top5 = reasons.get("top5") if claim.what.startswith("top-5") else None
+    return quote(top5 or reasons.get("accuracy") or "") or f"the study has no accuracy of {SEED_RECIPE}"
+
+
+def within_budget(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """The whole interval is within the bound."""
+    if measured is None or not isinstance(measured.value, Estimate):
+        return UNMEASURED, f"the study has no accuracy of `{SEED_RECIPE}`"
+    low, high = measured.value.interval
+    if low >= -BUDGET:
+        return REPRODUCED, "the whole interval is within that bound"
+    if high < -BUDGET:
+        return MISSED, "the whole interval is beyond that bound"
+    return MISSED, f"the interval reaches {low:+.2f} pp: a loss beyond the bound is not excluded"
+
+
+def steady(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """The coefficient of variation is small."""
+    if measured is None:
+        return UNMEASURED, f"`{SEED_RECIPE}` was not timed"
+    kept = isinstance(measured.value, float) and measured.value <= STEADY_CV
+    return REPRODUCED if kept else MISSED, (
+        f"{'at most' if kept else 'more than'} {STEADY_CV:g} %; no number was claimed"
+    )
+
+
+def version(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """The same release, whatever its build; a claim that ends in + takes later ones."""
+    if measured is None:
+        return UNMEASURED, "the CPU's run uses none"
+    here, wanted = str(measured.value).partition("+")[0], str(claim.value)
+    later = wanted.endswith("+") and here.startswith(wanted.partition(".")[0] + ".")
+    return (REPRODUCED, "as claimed") if here == wanted or later else (UNMEASURED, "another version was used here")
+
+
+def same_gpu(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """A T4 was measured."""
+    t4 = any("T4" in gpu.device for gpu in findings.gpus)
+    return (REPRODUCED, "the same kind of GPU") if t4 else (UNMEASURED, "no T4 was at hand")

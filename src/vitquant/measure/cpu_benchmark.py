@@ -1,0 +1,32 @@
+"""The benchmark on the CPU: every artifact's speed, memory and size, in one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vitquant.artifact import CPU, open_artifact
+from vitquant.measure import benchmark, environment, register_rate
+from vitquant.measure.conditions import Watch
+from vitquant.measure.products import linear_products
+from vitquant.params import Benchmark
+from vitquant.results import benchmark as results
+
+
+def run(
+    artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int, max_slowdown: float
+) -> results.Benchmark:
+    """Measure everything on the CPU."""
+    rates, reason = register_rate.measure(threads)
+    with benchmark.started(artifacts, data, params, threads, CPU) as (workers, recipes):
+        watch = Watch()
+        benchmark.interleave(workers, recipes, params, max_slowdown=max_slowdown)
+        conditions = watch.conditions()
+    return results.Benchmark(
+        environment=environment.environment(threads=threads, cpu_capability=torch.backends.cpu.get_cpu_capability()),
+        conditions=conditions,
+        products_per_image=linear_products(open_artifact(artifacts[0])),
+        register_products_per_s=rates,
+        unavailable_register_rate=reason,
+        recipes=recipes,
+    )

@@ -1,0 +1,55 @@
+"""The recommended recipe and its numbers, as text for a terminal."""
+
+from vitquant.analysis.findings import Recipe, Study
+from vitquant.analysis.recommend import Recommendation
+from vitquant.errors import printable
+from vitquant.params import BASELINE
+from vitquant.report.text import interval, shown
+
+
+def text(chosen: Recommendation, study: Study) -> str:
+    """A line each for top-1, latency, memory and size; then what the reader should know."""
+    name, recipe, budget, images = chosen.name, chosen.recipe, chosen.max_drop, study.facts.eval_images
+    lines = [
+        f"{printable(name)}: the best {chosen.objective} of the recipes that lose at most {budget:g} pp of top-1",
+        *_top1(recipe),
+        *_latency(recipe, chosen.batch),
+        *_footprint(recipe, study.baseline),
+        f"  brackets: 95 % intervals; {images} validation images",
+    ]
+    delta = recipe.top1_delta
+    if name == BASELINE:
+        lines.append(f"No quantized recipe within the budget has a better {chosen.objective}.")
+    elif delta and delta.low < -budget:
+        lines.append(
+            f"Not certain: the interval reaches {delta.low:+.2f} pp, beyond the budget of {-budget:+g} pp; {images} "
+            "images do not exclude a larger loss."
+        )
+    return "\n".join(lines)
+
+
+def _top1(recipe: Recipe) -> list[str]:
+    if not recipe.accuracy:
+        return []
+    top1, delta = recipe.accuracy.top1, recipe.top1_delta
+    beside = f", {delta.value:+.2f} pp {interval(delta, '+.2f')} to {BASELINE}" if delta else ""
+    return [f"  top-1    {top1.value:.2f} % {interval(top1, '.2f')}{beside}"]
+
+
+def _latency(recipe: Recipe, batch: int) -> list[str]:
+    if batch not in recipe.speeds:
+        return []
+    ratio = recipe.speedup(batch)
+    beside = f", {ratio.value:.2f} × {interval(ratio, '.2f')} as fast as {BASELINE}" if ratio else ""
+    return [f"  latency  {shown(recipe.at(batch).p50_ms, '.1f')} ms per batch of {batch}{beside}"]
+
+
+def _footprint(recipe: Recipe, baseline: Recipe) -> list[str]:
+    ours, theirs = recipe.footprint, baseline.footprint
+    if not ours:
+        return []
+    memory, size = f"  memory   {ours.memory_peak_mb:.1f} MB at peak", f"  size     {ours.size_mb:.1f} MB"
+    if theirs and recipe is not baseline:
+        memory += f", {BASELINE} {theirs.memory_peak_mb:.1f}"
+        size += f", {BASELINE} {theirs.size_mb:.1f}"
+    return [memory, size]

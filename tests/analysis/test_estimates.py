@@ -1,0 +1,264 @@
+"""Estimates of samples made by hand, whose statistics are known: the same function for the CPU's and for GPUs'."""
+
+from pathlib import Path
+
+import handmade
+import numpy as np
+import pytest
+from handmade import BF16_COMPILED, DIGEST, INT8, INT8_COMPILED
+
+from vitquant.analysis import estimates
+from vitquant.analysis.analyse import analyse
+from vitquant.analysis.estimates import Evidence, half_reference
+from vitquant.analysis.findings import Recipe, Roofline
+from vitquant.analysis.load import Inputs, load
+from vitquant.data.prepared import Prepared
+from vitquant.params import Params, Report
+from vitquant.results import form
+from vitquant.results.benchmark import Benchmark, Measured, Memory
+from vitquant.results.gpu import Gpu
+from vitquant.traits import FP32, Traits
+
+REPORT = Report(resamples=200, seed=0)
+ROOFLINE = Roofline(products_per_image=2_000_000_000, register_products_per_s={"float32": 100e9, "int8": 400e9})
+FP16_COMPILED = BF16_COMPILED.model_copy(update={"arithmetic": "float16"})
+LABELS = np.arange(12) % 6
+PACE = np.array([1.0, 1.0, 1.0, 3.0, 3.0, 3.0])  # of a machine whose time triples half-way
+
+
+def measured(latency_ms: dict[int, list[float]], size_bytes: int = 80_000_000, **on_a_gpu: object) -> Measured:
+    return Measured(
+        artifact_sha256=DIGEST,
+        size_bytes=size_bytes,
+        memory_bytes=Memory(model=50_040_000, peak=60_060_000),
+        latency_ms=latency_ms,
+        **on_a_gpu,  # type: ignore[arg-type]
+    )
+
+
+def timed(traits: Traits, milliseconds: float) -> Evidence:
+    """At batch 8, in a phase that hits every recipe alike."""
+    return Evidence(traits, measured({8: list(milliseconds * PACE)}))
+
+
+def found(evidence: dict[str, Evidence], roofline: Roofline = ROOFLINE) -> dict[str, Recipe]:
+    return estimates.recipes(evidence, LABELS, roofline, REPORT)
+
+
+def right(count: int) -> np.ndarray:
+    """Logits that are right on the first `count` of LABELS."""
+    predicted = np.where(np.arange(12) < count, LABELS, (LABELS + 1) % 6)
+    return np.eye(6, dtype=np.float32)[predicted]
+
+
+def test_times_of_a_batch() -> None:
+    speed = found({"fp32": Evidence(FP32, measured({8: [100.0, 110.0, 90.0, 105.0]}))})["fp32"].at(8)
+    assert (speed.p50_ms, speed.p90_ms, speed.p99_ms, speed.cv_pct) == (102.5, 108.5, 109.85, 8.43)
+    assert speed.images_per_s == 78.05  # 8 in 102.5 ms
+    assert speed.mean
+    assert (speed.mean.value, speed.mean.unit) == (101.25, "ms")
+    assert 90 <= speed.mean.low < 101.25 < speed.mean.high <= 110
+    assert (speed.speedup, speed.vs_half, speed.energy_mj) == (None, None, None)
+
+
+def test_a_speed_up_is_paired_by_round() -> None:
+    """Each time varies threefold; no ratio within a round varies."""
+    recipes = found({"fp32": timed(FP32, 50), "int8": timed(INT8, 20), "bf16": timed(BF16_COMPILED, 25)})
+    assert recipes["int8"].at(8).cv_pct > 50
+    speedup, vs_half = recipes["int8"].at(8).speedup, recipes["int8"].at(8).vs_half
+    assert speedup
+    assert vs_half
+    assert (speedup.value, speedup.low, speedup.high, speedup.unit) == (2.5, 2.5, 2.5, "×")
+    assert (vs_half.value, vs_half.low, vs_half.high) == (1.25, 1.25, 1.25)
+    bf16 = recipes["bf16"].at(8)
+    assert (bf16.speedup and bf16.speedup.value, bf16.vs_half) == (2.0, None)
+    assert recipes["fp32"].at(8).vs_half is None
+
+
+def test_a_recipe_that_was_timed_in_fewer_rounds_is_paired_with_the_same_ones() -> None:
+    slow = Evidence(BF16_COMPILED, measured({8: [100.0, 100.0, 100.0]}))
+    recipes = found({"fp32": timed(FP32, 50), "slow": slow, "int8": timed(INT8, 20)})
+    speedup, vs_half = recipes["slow"].speedup(8), recipes["int8"].at(8).vs_half
+    assert speedup
+    assert vs_half
+    assert speedup.interval == (0.5, 0.5)
+    assert vs_half.interval == (5.0, 5.0)
+
+
+def test_there_is_no_ratio_where_the_other_was_not_timed() -> None:
+    evidence = {
+        "fp32": Evidence(FP32, measured({1: [1.0, 1.0]})),
+        "int8": Evidence(INT8, measured({1: [1.0, 1.0], 8: [4.0, 4.0]})),
+        "bf16": Evidence(BF16_COMPILED, measured({8: [2.0, 2.0]})),
+    }
+    int8 = found(evidence)["int8"]
+    assert (int8.speedup(8), int8.at(1).vs_half) == (None, None)
+    assert None not in (int8.speedup(1), int8.at(8).vs_half)
+
+
+@pytest.mark.parametrize(
+    ("names", "half"),
+    [
+        (["fp16", "bf16", "bf16-again"], "bf16"),
+        (["fp16", "bf16-not-loaded", "int8-compiled"], "fp16"),
+        (["bf16-eager", "bf16-not-loaded", "int8-compiled", "int8-weights"], None),
+    ],
+)
+def test_eight_bits_have_to_beat_compiled_bf16_or_else_fp16(names: list[str], half: str | None) -> None:
+    evidence = {
+        "fp16": timed(FP16_COMPILED, 10),
+        "bf16": timed(BF16_COMPILED, 10),
+        "bf16-again": timed(BF16_COMPILED, 10),
+        "bf16-eager": timed(BF16_COMPILED.model_copy(update={"execution": "eager"}), 10),
+        "bf16-not-loaded": Evidence(BF16_COMPILED, unavailable={"benchmark": "no compiler"}),
+        "int8-compiled": timed(INT8_COMPILED, 10),
+        "int8-weights": timed(BF16_COMPILED.model_copy(update={"weight_bits": 8}), 10),
+    }
+    reference = half_reference({"fp32": timed(FP32, 50)} | {name: evidence[name] for name in names})
+    assert (reference and reference.recipe) == half
+    if reference:
+        assert reference.short == half
+
+
+def test_products_per_second_and_what_of_the_registers_pace_that_is() -> None:
+    evidence = {
+        "fp32": Evidence(FP32, measured({8: [200.0, 200.0]})),
+        "int8": Evidence(INT8, measured({8: [80.0, 80.0]})),
+        "bf16": Evidence(BF16_COMPILED, measured({8: [100.0, 100.0]})),
+    }
+    speeds = {name: recipe.at(8) for name, recipe in found(evidence).items()}
+    assert (speeds["fp32"].gproducts_per_s, speeds["fp32"].register_pct) == (80.0, 80.0)
+    assert (speeds["int8"].gproducts_per_s, speeds["int8"].register_pct) == (200.0, 50.0)
+    assert (speeds["bf16"].gproducts_per_s, speeds["bf16"].register_pct) == (160.0, None)
+
+
+def test_accuracy_is_compared_image_by_image() -> None:
+    """INT8 loses three of ten images and gains one of the other two."""
+    ours = right(7)
+    ours[11] = np.eye(6)[LABELS[11]]
+    cosine = np.array([1.0] * 11 + [0.5], np.float32)
+    recipes = found({"fp32": Evidence(FP32, logits=right(10)), "int8": Evidence(INT8, logits=ours, cosine=cosine)})
+    fp32, int8 = recipes["fp32"].accuracy, recipes["int8"].accuracy
+    assert fp32
+    assert int8
+    assert (fp32.top1.value, fp32.top1_delta, fp32.mcnemar_p, fp32.agreement_pct) == (83.33, None, None, None)
+    assert int8.top1_delta
+    assert (int8.top1.value, int8.top1_delta.value, int8.top1_delta.unit) == (66.67, -16.67, "pp")
+    assert int8.top1_delta.low < -16.67 < int8.top1_delta.high
+    assert int8.mcnemar_p == 0.625  # four discordant images, one of them gained: 2 (1 + 4) / 16
+    assert int8.agreement_pct == 66.67
+    assert (int8.class_token_mean_cosine, int8.class_token_least_cosine) == (0.95833, 0.5)
+    assert (fp32.class_token_mean_cosine, recipes["int8"].speeds, recipes["int8"].footprint) == (None, {}, None)
+
+
+def test_five_classes_have_no_top5_and_without_fp32s_logits_there_is_no_difference() -> None:
+    logits = right(10)[:, :5]
+    alone = estimates.recipes(
+        {"fp32": Evidence(FP32), "int8": Evidence(INT8, device="cuda", logits=logits)}, LABELS % 5, ROOFLINE, REPORT
+    )
+    assert alone["fp32"].accuracy is None
+    accuracy = alone["int8"].accuracy
+    assert accuracy
+    assert (accuracy.device, accuracy.top5, accuracy.top1_delta, accuracy.top5_delta) == ("cuda", None, None, None)
+
+
+def test_memory_and_size() -> None:
+    int8 = measured({1: [1.0, 1.0]}, size_bytes=20_000_000, process_memory_bytes=1_234_560_000, energy_mj={1: 0.12345})
+    recipes = found({"fp32": Evidence(FP32, measured({1: [1.0, 1.0]})), "int8": Evidence(INT8, int8, "cuda")})
+    own, fp32 = recipes["int8"].footprint, recipes["fp32"].footprint
+    assert own
+    assert fp32
+    assert (own.memory_model_mb, own.memory_peak_mb, own.memory_process_mb) == (50.0, 60.1, 1234.6)
+    assert (own.size_mb, own.size_reduction_pct) == (20.0, 75.0)
+    assert (fp32.memory_process_mb, fp32.size_reduction_pct) == (None, None)
+    assert recipes["int8"].at(1).energy_mj == 0.123
+
+
+@pytest.fixture
+def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
+    return handmade.stages(prepared, tmp_path)
+
+
+def test_the_study_of_the_stages(params: Params, inputs: Inputs) -> None:
+    study = analyse(load(params, inputs), params.report).study
+    assert study.sizes == [1, 8]
+    fp32, int8 = study.recipes["fp32"], study.recipes["dynamic-int8"]
+    assert study.half is None
+    assert int8.top1_delta
+    assert int8.top1_delta.value == -8.33
+    assert int8.accuracy
+    assert (int8.accuracy.mcnemar_p, int8.accuracy.agreement_pct) == (0.5, 91.67)
+    assert int8.speedup(8) == handmade.ratio(2.0).model_copy(update={"low": 2.0, "high": 2.0})
+    assert (fp32.at(1).p50_ms, fp32.at(1).register_pct) == (102.5, 19.5)
+    assert int8.unavailable == {}
+
+
+def test_the_same_samples_give_the_same_estimates_on_a_gpu(params: Params, inputs: Inputs) -> None:
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    on_gpu = handmade.gpu_study().model_copy(update={"recipes": benchmark.recipes})
+    handmade.write_gpu(inputs.cuda, on_gpu)
+    found = analyse(load(params, inputs), params.report)
+    [device] = found.gpus
+    [study] = device.studies.values()
+    assert (device.device, study.date) == ("NVIDIA H200", "2026-11-24")
+    for name, theirs in study.recipes.items():
+        ours = found.study.recipes[name]
+        for size in (1, 8):
+            limited = ours.at(size).model_copy(update={"register_pct": None})  # known of the CPU only
+            assert theirs.at(size) == limited
+        assert theirs.footprint == ours.footprint
+        assert theirs.accuracy
+        assert theirs.accuracy.device == "cuda"
+    assert study.roofline
+    assert study.roofline.unavailable == "it is measured on the CPU only"
+
+
+def test_a_gpus_race_and_reasons(params: Params, inputs: Inputs) -> None:
+    study = handmade.gpu_study()
+    own = study.recipes["int8-compiled"].measured
+    assert own
+    own.process_memory_bytes, own.unavailable_batches = None, {512: "out of memory"}
+    handmade.write_gpu(inputs.cuda, study)
+    [device] = analyse(load(params, inputs), params.report).gpus
+    recipes = device.studies["tiny-imagenet"].recipes
+    assert recipes["fp8-compiled"].unavailable == {"benchmark": "needs | compute capability 8.9"}
+    assert recipes["int8-compiled"].unavailable == {
+        "batch 512": "out of memory",
+        "memory_process": "NVML shows no memory by process here",
+    }
+    assert recipes["fp32"].unavailable == {}
+    accuracy = recipes["int8-compiled"].accuracy
+    assert accuracy
+    assert (accuracy.top1.value, accuracy.class_token_least_cosine) == (83.9, 0.999)
+    assert accuracy.top1_delta
+    assert accuracy.top1_delta.value == -0.1  # of 2000 images four are lost, two gained
+
+
+def test_a_gpus_recipe_without_accuracy_says_why(params: Params, inputs: Inputs) -> None:
+    file = handmade.write_gpu(inputs.cuda, handmade.gpu_study())
+    gpu = form.read(file, Gpu)
+    own = gpu.studies["tiny-imagenet"].recipes["int8-compiled"].measured
+    assert own
+    own.logits_sha256, own.unavailable_accuracy = None, "NaN or infinite logits"
+    form.write(file, gpu)
+    recipes = analyse(load(params, inputs), params.report).gpus[0].studies["tiny-imagenet"].recipes
+    recipe = recipes["int8-compiled"]
+    assert (recipe.accuracy, recipe.unavailable) == (None, {"accuracy": "NaN or infinite logits"})
+    assert recipes["bf16-compiled"].accuracy
+
+
+def test_what_the_stages_could_not_measure_is_absent_and_has_its_reason(params: Params, inputs: Inputs) -> None:
+    changed = handmade.benchmark()
+    fp32, int8 = changed.recipes["fp32"].measured, changed.recipes["dynamic-int8"]
+    assert fp32
+    fp32.slow = "too slow here"
+    int8.measured, int8.unavailable = None, "no VNNI"
+    form.write(inputs.benchmark, changed)
+    recipes = analyse(load(params, inputs), params.report).study.recipes
+    assert recipes["fp32"].unavailable == {"all but the first batches": "too slow here"}
+    assert recipes["dynamic-int8"].unavailable == {"benchmark": "no VNNI"}
+    assert (recipes["dynamic-int8"].speeds, recipes["dynamic-int8"].footprint) == ({}, None)
+    del changed.recipes["dynamic-int8"]
+    form.write(inputs.benchmark, changed)
+    recipes = analyse(load(params, inputs), params.report).study.recipes
+    assert recipes["dynamic-int8"].unavailable == {"benchmark": "not in the benchmark"}

@@ -1,0 +1,285 @@
+"""Results that do not belong together, or are none, are refused by one line."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import handmade
+import numpy as np
+import pytest
+from handmade import ENVIRONMENT, INT8
+
+from vitquant import files
+from vitquant.analysis.load import Inputs, load, load_gpus
+from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.measure import accuracy
+from vitquant.params import Params
+from vitquant.results import form, predictions
+from vitquant.results.accuracy import Accuracy
+from vitquant.results.benchmark import Benchmark
+from vitquant.results.gpu import Gpu, GpuStudy, array_name
+from vitquant.results.profile import Profile
+from vitquant.traits import FP32
+
+HERE = "NVIDIA H200"
+
+
+@pytest.fixture
+def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
+    """For the test to change."""
+    return handmade.stages(prepared, tmp_path / "stages")
+
+
+def refusal(params: Params, inputs: Inputs) -> str:
+    with pytest.raises(VitquantError) as error:
+        load(params, inputs)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def write_predicted(inputs: Inputs, name: str, **changed: object) -> Path:
+    """A recipe's accuracy with other values under `predicted`."""
+    file = inputs.accuracy / f"{name}.json"
+    result = form.read(file, Accuracy)
+    assert result.predicted
+    form.write(file, result.model_copy(update={"predicted": result.predicted.model_copy(update=changed)}))
+    return file
+
+
+def test_everything_is_loaded(params: Params, inputs: Inputs) -> None:
+    results = load(params, inputs)
+    assert (results.profile, results.gpus, list(results.evidence)) == (None, [], ["fp32", "dynamic-int8"])
+    assert results.facts.model_dump() == {
+        "name": "mini", "model": "test_vit", "data": "folder", "eval_images": 24, "classes": 6, "crop": 64,
+    }  # fmt: skip
+    int8 = results.evidence["dynamic-int8"]
+    assert (int8.traits, int8.device, int8.unavailable) == (INT8, "cpu", {})
+    assert int8.logits is not None
+    assert int8.logits.shape == (24, 6)
+
+
+def test_the_order_is_that_of_the_parameters(params: Params, inputs: Inputs) -> None:
+    turned = params.model_copy(update={"recipes": dict(reversed(params.recipes.items()))})
+    evidence = load(turned, inputs).evidence
+    assert list(evidence) == ["dynamic-int8", "fp32"]
+    assert evidence["dynamic-int8"].cosine is not None  # to fp32's, which comes later
+
+
+def test_class_tokens_are_compared_with_fp32s(params: Params, inputs: Inputs) -> None:
+    tokens = {"fp32": np.tile([3.0, 4.0], (24, 1)), "dynamic-int8": np.tile([3.0, 4.0], (24, 1))}
+    tokens["dynamic-int8"][5] = [4.0, -3.0]
+    tokens["dynamic-int8"][6] = [40.0, 30.0]
+    for name, values in tokens.items():
+        file = inputs.predictions / f"{name}.npz"
+        predictions.write(file, predictions.read(file) | {"class_tokens": values.astype(np.float32)})
+    evidence = load(params, inputs).evidence
+    assert evidence["fp32"].cosine == pytest.approx(np.ones(24))
+    expected = np.ones(24)
+    expected[[5, 6]] = 0.0, 0.96
+    assert evidence["dynamic-int8"].cosine == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(24, 3), (23, 6), (24,), (24, 6, 1)])
+def test_class_tokens_of_another_shape_are_refused(params: Params, inputs: Inputs, shape: tuple[int, ...]) -> None:
+    file = inputs.predictions / "dynamic-int8.npz"
+    predictions.write(file, predictions.read(file) | {"class_tokens": np.ones(shape, np.float32)})
+    assert refusal(params, inputs).startswith(f"{file}: class_tokens has shape {shape}")
+
+
+def test_what_was_not_predicted_has_its_reason(params: Params, inputs: Inputs) -> None:
+    for name, traits in (("fp32", FP32), ("dynamic-int8", INT8)):
+        files_of_it = inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"
+        accuracy.write_unavailable(name, traits, "the head was never trained", *files_of_it)
+    for recipe in load(params, inputs).evidence.values():
+        assert (recipe.logits, recipe.cosine) == (None, None)
+        assert recipe.unavailable == {"accuracy": "the head was never trained"}
+        assert recipe.measured
+
+
+def test_two_classes_have_no_top5(params: Params, inputs: Inputs, prepared: Prepared, tmp_path: Path) -> None:
+    """The same images as two classes."""
+    data = tmp_path / "two"
+    shutil.copytree(prepared.path, data)
+    np.save(data / "val_labels.npy", prepared.labels("val") % 2)
+    files.write_json(data / "classes.json", ["even", "odd"])
+    for name, traits in (("fp32", FP32), ("dynamic-int8", INT8)):
+        handmade.write_accuracy(inputs, name, traits, np.eye(2)[prepared.labels("val") % 2])
+    evidence = load(params, dataclasses.replace(inputs, data=data)).evidence
+    for name in ("fp32", "dynamic-int8"):
+        assert evidence[name].unavailable == {"top5": "top-5 of 2 classes is always 100 %"}
+
+
+def test_a_profile_of_another_machine_is_refused(params: Params, inputs: Inputs) -> None:
+    form.write(inputs.profile, Profile(environment=ENVIRONMENT, batch=1, recipes={}))
+    assert load(params, inputs).profile
+    elsewhere = ENVIRONMENT.model_copy(update={"host": "cellar"})
+    form.write(inputs.profile, Profile(environment=elsewhere, batch=1, recipes={}))
+    said = f"{inputs.benchmark} and {inputs.profile} were measured on different machines (host: attic, cellar)"
+    assert refusal(params, inputs) == f"{said}: run `dvc repro`"
+
+
+@pytest.mark.parametrize("key", ["host", "cpu", "cores", "torch"])
+def test_accuracy_of_another_machine_is_refused(params: Params, inputs: Inputs, key: str) -> None:
+    other = {"cores": 3}.get(key, "another")
+    file = write_predicted(inputs, "dynamic-int8", environment=handmade.MACHINE.model_copy(update={key: other}))
+    said = f"{inputs.benchmark} and {file} were measured on different machines ({key}: "
+    assert refusal(params, inputs).startswith(said)
+
+
+def test_a_machine_with_more_memory_now_is_the_same_one(params: Params, inputs: Inputs) -> None:
+    write_predicted(inputs, "fp32", environment=handmade.MACHINE.model_copy(update={"memory_gb": 2}))
+    assert load(params, inputs).evidence
+
+
+def test_artifacts_of_two_commits_are_refused(params: Params, inputs: Inputs) -> None:
+    file = write_predicted(inputs, "dynamic-int8", artifact_sha256="12" * 32)
+    assert refusal(params, inputs) == (
+        f"{file} and {inputs.benchmark} are of different artifacts of dynamic-int8 "
+        "(SHA-256 121212121212…, abababababab…), as two commits make them: run `dvc repro`"
+    )
+
+
+def test_predictions_of_another_run_are_refused(params: Params, inputs: Inputs) -> None:
+    file = inputs.predictions / "fp32.npz"
+    arrays = predictions.read(file)
+    arrays["logits"][0, 0] += 1
+    predictions.write(file, arrays)
+    said = f"{file}: logits is missing, or of another run than the results beside it: run `dvc repro`"
+    assert refusal(params, inputs) == said
+    predictions.write(file, {"class_tokens": arrays["class_tokens"]})
+    assert refusal(params, inputs) == said
+
+
+def test_predictions_of_other_data_are_refused(params: Params, inputs: Inputs) -> None:
+    handmade.write_accuracy(inputs, "fp32", FP32, np.zeros((7, 6)))
+    assert "fp32.npz holds predictions of shape (7, 6), the prepared data has 24 images of 6 classes" in refusal(
+        params, inputs
+    )
+
+
+def test_a_baseline_that_was_not_timed_is_refused(params: Params, inputs: Inputs) -> None:
+    benchmark = handmade.benchmark()
+    fp32, said = benchmark.recipes["fp32"], "fp32, the baseline of every ratio, could not be benchmarked: "
+    assert fp32.measured
+    fp32.measured.latency_ms = {}
+    form.write(inputs.benchmark, benchmark)
+    assert refusal(params, inputs) == f"{said}it was not timed: run `dvc repro`"
+    fp32.measured, fp32.unavailable = None, "killed"
+    form.write(inputs.benchmark, benchmark)
+    assert refusal(params, inputs) == f"{said}killed: run `dvc repro`"
+    del benchmark.recipes["fp32"]
+    form.write(inputs.benchmark, benchmark)
+    assert refusal(params, inputs) == f"{said}it is not there: run `dvc repro`"
+
+
+@pytest.mark.parametrize("name", ["benchmark.json", "accuracy/fp32.json", "predictions/dynamic-int8.npz"])
+def test_a_missing_file_is_named(params: Params, inputs: Inputs, name: str) -> None:
+    (inputs.benchmark.parent / name).unlink()
+    message = refusal(params, inputs)
+    assert message.startswith(str(inputs.benchmark.parent / name))
+    assert "dvc repro" in message
+
+
+def test_a_file_of_version_1_is_refused(params: Params, inputs: Inputs) -> None:
+    content = form.dump(form.read(inputs.benchmark, Benchmark))
+    del content["version"]
+    files.write_json(inputs.benchmark, content)
+    assert refusal(params, inputs).startswith(f"{inputs.benchmark} has version 1 of the format")
+
+
+@pytest.fixture
+def cuda(tmp_path: Path) -> Path:
+    """The folder of a GPU's results, for the test to change."""
+    handmade.write_gpu(tmp_path / "cuda", handmade.gpu_study(HERE))
+    return tmp_path / "cuda"
+
+
+def refusal_of_gpus(cuda: Path) -> str:
+    with pytest.raises(VitquantError) as error:
+        load_gpus(cuda)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(str(cuda))
+    return message.replace(f"{cuda}/", "")
+
+
+def test_gpus_are_loaded_with_their_predictions(cuda: Path) -> None:
+    handmade.write_gpu(cuda, handmade.gpu_study("NVIDIA T4"))
+    (first, arrays), (second, _) = load_gpus(cuda)
+    assert (first.device, second.device) == (HERE, "NVIDIA T4")
+    assert arrays["tiny-imagenet//labels"].shape == (2000,)
+    assert load_gpus(cuda / "nowhere") == []
+
+
+def test_two_files_of_one_gpu_are_refused(cuda: Path) -> None:
+    for kind in ("json", "npz"):
+        shutil.copy(cuda / f"nvidia-h200.{kind}", cuda / f"other.{kind}")
+    message = refusal_of_gpus(cuda)
+    assert message == f"nvidia-h200.json and other.json are both of {HERE}: delete one of them"
+
+
+def change_gpu(cuda: Path, change: Callable[[GpuStudy], object]) -> None:
+    file = cuda / "nvidia-h200.json"
+    gpu = form.read(file, Gpu)
+    change(gpu.studies["tiny-imagenet"])
+    form.write(file, gpu)
+
+
+def test_a_study_of_another_gpu_in_a_file_is_refused(cuda: Path) -> None:
+    change_gpu(cuda, lambda study: setattr(study.environment, "gpu", "NVIDIA T4"))
+    message = refusal_of_gpus(cuda)
+    assert message == (
+        f"nvidia-h200.json mixes machines: study tiny-imagenet was measured on NVIDIA T4, the file is of {HERE}"
+    )
+
+
+def test_a_gpus_study_without_a_baseline_is_refused(cuda: Path) -> None:
+    change_gpu(cuda, lambda study: study.recipes.pop("fp32"))
+    assert refusal_of_gpus(cuda).startswith("nvidia-h200.json: study tiny-imagenet has no fp32, the baseline")
+
+
+def test_a_gpus_predictions_that_are_missing_or_of_another_run_are_refused(cuda: Path) -> None:
+    file, logits = cuda / "nvidia-h200.npz", array_name("tiny-imagenet", "logits", "int8-compiled")
+    arrays = predictions.read(file)
+    said = "is missing, or of another run than the results beside it: delete it and measure again"
+    predictions.write(file, arrays | {logits: arrays[logits] + 1})
+    assert f"nvidia-h200.npz: {logits} {said}" in refusal_of_gpus(cuda)
+    file.unlink()
+    assert f"nvidia-h200.npz: tiny-imagenet/fp32/logits {said}" in refusal_of_gpus(cuda)
+    file.write_bytes(b"PK\x03\x04 half")
+    assert refusal_of_gpus(cuda).startswith("nvidia-h200.npz cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("array", "recipe", "value", "message"),
+    [
+        ("labels", "", None, "tiny-imagenet//labels is missing"),
+        ("labels", "", np.zeros(3, np.int64), "tiny-imagenet//labels has shape (3,), not (2000,)"),
+        ("labels", "", np.full(2000, 25), "tiny-imagenet//labels holds no indices of 25 classes"),
+        ("labels", "", np.full(2000, -1), "tiny-imagenet//labels holds no indices of 25 classes"),
+        ("labels", "", np.zeros(2000), "tiny-imagenet//labels holds no indices of 25 classes"),
+        ("cosine", "fp32", np.ones(3, np.float32), "tiny-imagenet/fp32/cosine has shape (3,), not (2000,)"),
+    ],
+)
+def test_a_gpus_arrays_that_do_not_fit_are_refused(
+    cuda: Path, array: str, recipe: str, value: np.ndarray | None, message: str
+) -> None:
+    file, name = cuda / "nvidia-h200.npz", array_name("tiny-imagenet", array, recipe)
+    arrays = predictions.read(file)
+    others = {key: array for key, array in arrays.items() if key != name}
+    predictions.write(file, others | ({} if value is None else {name: value}))
+    assert refusal_of_gpus(cuda) == f"nvidia-h200.npz: {message}: delete it and measure again"
+
+
+def test_a_gpus_predictions_of_other_data_are_refused(cuda: Path) -> None:
+    change_gpu(cuda, lambda study: setattr(study.study, "eval_images", 1999))
+    assert "tiny-imagenet/fp32/logits has shape (2000, 25), not (1999, 25)" in refusal_of_gpus(cuda)
+
+
+def test_a_gpus_file_of_version_1_is_refused(cuda: Path) -> None:
+    files.write_json(cuda / "old.json", {"device": "NVIDIA T4", "quantize_dynamic": "none", "studies": {}})
+    message = refusal_of_gpus(cuda)
+    assert message.startswith("old.json has version 1 of the format, this is vitquant with version 2: delete it")
