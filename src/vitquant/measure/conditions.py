@@ -34,7 +34,7 @@ class Watch:
             cpu_mhz=(round(self._clock), round(clock)) if self._clock and clock else None,
             steal_pct=_percent(steal, total),
             others_pct=_percent(others, total),
-            seconds=round(seconds, 1),
+            seconds=round(seconds, 3),
         )
 
 
