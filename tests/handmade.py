@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitquant.analysis.findings import Accuracy, Estimate, Findings, Footprint, Half, Recipe, Speed, Study
+from vitquant.analysis.findings import Accuracy, Estimate, Findings, Footprint, Recipe, Rival, Speed, Study
 from vitquant.analysis.load import Inputs
 from vitquant.data.prepared import Prepared
 from vitquant.measure import cuda_results
@@ -50,11 +50,10 @@ def findings() -> Findings:
 
 def study() -> Study:
     """The seed's recipe loses top-1 beyond its interval, `vitquant-int8` is fastest and right."""
-    return Study(
+    made = Study(
         facts=FACTS,
         environment=ENVIRONMENT,
         conditions=CONDITIONS,
-        half=Half(recipe="bf16-compiled", arithmetic="bfloat16"),
         recipes={
             "fp32": alone(FP32, FP32_TOP1, FP32_MS, size_mb=86.6, peak_mb=123.0),
             "bf16-compiled": recipe(BF16_COMPILED, BF16_SPEEDUP, delta=0.2, size_mb=43.3, peak_mb=89.0),
@@ -64,6 +63,35 @@ def study() -> Study:
             "vitquant-int8": recipe(INT8_COMPILED, speedup=3.7, delta=0.2, size_mb=23.1, peak_mb=75.0),
         },
     )
+    return with_rivals(made)
+
+
+def with_rivals(made: Study) -> Study:
+    """The study, each recipe beside the fastest other and the best floating-point one, as its speed-ups say."""
+    recipes = {}
+    for name, recipe in made.recipes.items():
+        others = {other: each for other, each in made.recipes.items() if other != name}
+        floats = {other: each for other, each in others.items() if not each.traits.quantized}
+        speeds = {
+            size: speed.model_copy(
+                update={"fastest_other": _rival(recipe, others, size), "best_float": _rival(recipe, floats, size)}
+            )
+            for size, speed in recipe.speeds.items()
+        }
+        recipes[name] = recipe.model_copy(update={"speeds": speeds})
+    return made.model_copy(update={"recipes": recipes})
+
+
+def _rival(recipe: Recipe, others: dict[str, Recipe], size: int) -> Rival | None:
+    """The fastest of `others` at a batch size, by the speed-ups; FP32 has none, and is 1."""
+
+    def pace(each: Recipe) -> float:
+        found = each.speedup(size)
+        return found.value if found else 1.0
+
+    timed = [name for name, each in others.items() if size in each.speeds]
+    fastest = max(timed, key=lambda name: pace(others[name]), default=None)
+    return Rival(recipe=fastest, ratio=ratio(pace(recipe) / pace(others[fastest]))) if fastest else None
 
 
 def with_recipe(changed: Study, name: str, new: Recipe | None) -> Study:
@@ -132,17 +160,16 @@ def recipe(traits: Traits, speedup: float, delta: float, size_mb: float, peak_mb
         update={
             "top1_delta": Estimate(value=delta, low=delta - 0.4, high=delta + 0.4, unit="pp"),
             "top5_delta": Estimate(value=0.0, low=-0.1, high=0.1, unit="pp"),
+            "gained": 12,
+            "lost": 13,
             "mcnemar_p": 0.5,
+            "holm_p": 1.0,
             "agreement_pct": 96.0,
             "class_token_mean_cosine": 0.999,
             "class_token_least_cosine": 0.98,
         }
     )
-    half = None if traits == BF16_COMPILED else ratio(speedup / BF16_SPEEDUP)
-    speeds = {
-        size: speed.model_copy(update={"speedup": ratio(speedup), "vs_half": half})
-        for size, speed in own.speeds.items()
-    }
+    speeds = {size: speed.model_copy(update={"speedup": ratio(speedup)}) for size, speed in own.speeds.items()}
     footprint = own.footprint.model_copy(update={"size_reduction_pct": 100 * (1 - size_mb / 86.6)})
     return own.model_copy(update={"accuracy": accuracy, "speeds": speeds, "footprint": footprint})
 

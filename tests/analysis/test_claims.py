@@ -10,7 +10,7 @@ from handmade import ENVIRONMENT, SEEDS
 from vitquant.analysis import claims, rules
 from vitquant.analysis.claims import Audited
 from vitquant.analysis.findings import Device, Estimate, Findings, Study
-from vitquant.analysis.rules import EXCEEDED, IMPOSSIBLE, MISSED, REPRODUCED, UNMEASURED
+from vitquant.analysis.rules import EXCEEDED, IMPOSSIBLE, INCONCLUSIVE, MISSED, REPRODUCED, UNMEASURED
 
 SEED = "dynamic-int8"
 
@@ -60,7 +60,7 @@ def number(audited: Audited) -> float:
         (-36.6, -52.0, [-55.0, -49.0], True, EXCEEDED),
         (-36.6, -30.0, [-35.0, -25.0], True, MISSED),
         (-36.6, -35.0, [-38.0, -32.0], True, REPRODUCED),
-        (-36.6, -35.0, [-45.0, -25.0], True, MISSED),  # too wide to confirm it
+        (-36.6, -35.0, [-45.0, -25.0], True, INCONCLUSIVE),  # too wide to confirm it
         (-0.28, 0.1, [-0.1, 0.3], False, EXCEEDED),
         (-0.28, -1.0, [-1.4, -0.6], False, MISSED),
         (-74.4, -73.6, None, True, REPRODUCED),
@@ -113,15 +113,16 @@ def test_what_was_measured_stands_beside_the_claim(findings: Findings) -> None:
     assert change
     assert isinstance(change.value, Estimate)
     assert change.value.interval == pytest.approx((100 * (1 / 2.448 - 1), 100 * (1 / 2.352 - 1)))
-    assert change.where == "`dynamic-int8`, CPU, batch 1"
+    assert change.where == "`dynamic-int8` against eager `fp32`, CPU, batch 1"
 
 
 def test_a_change_is_judged_and_the_answers_recipe_stands_beside_it(findings: Findings) -> None:
     assert verdict(findings, "inference time, change") == (
         EXCEEDED,
-        "the whole interval is better than the claim; `vitquant-int8` reaches -73.0 %",
+        "the whole interval is better than the claim; `vitquant-int8` reaches -73.0 %; not portable: it is this "
+        "machine's, and against `bf16-compiled` it is -16.7 %",
     )
-    assert verdict(findings, "memory, change") == (MISSED, "less than claimed; `vitquant-int8` reaches -39.0 %")
+    assert verdict(findings, "memory, change")[0] == UNMEASURED
     assert verdict(findings, "model size, change")[0] == REPRODUCED
     slow = handmade.with_speedup(findings.study, SEED, 1.0, 0.9, 1.1)
     assert verdict(of(slow), "inference time, change")[0] == MISSED
@@ -130,9 +131,9 @@ def test_a_change_is_judged_and_the_answers_recipe_stands_beside_it(findings: Fi
 def test_an_interval_that_holds_the_claim_and_much_else_confirms_nothing(findings: Findings) -> None:
     wide = of(handmade.with_delta(findings.study, SEED, -1.7, -3.4, 0.0))
     result, reason = verdict(wide, "top-1, difference")
-    assert (result, "cannot confirm" in reason) == (MISSED, True)
+    assert (result, "cannot confirm" in reason) == (INCONCLUSIVE, True)
     assert verdict(wide, "accuracy kept") == (
-        MISSED,
+        INCONCLUSIVE,
         "the interval reaches -3.40 pp: a loss beyond the bound is not excluded",
     )
     assert verdict(findings, "accuracy kept") == (MISSED, "the whole interval is beyond that bound")

@@ -1,14 +1,9 @@
 """Every quantity has one key, and is found in the part that it belongs to."""
 
 import handmade
-import pytest
 
-from vitquant.analysis import columns
-from vitquant.analysis.columns import ACCURACY, FOOTPRINT, interval_key
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Half, Speed
-
-BF16 = Half(recipe="bf16-compiled", arithmetic="bfloat16")
-FP16 = Half(recipe="mine", arithmetic="float16")
+from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, interval_key
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Rival, Speed
 
 
 def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> None:
@@ -19,13 +14,17 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
     parts = (
         (ACCURACY, own.accuracy),
         (
-            columns.speed(BF16),
+            SPEED,
             own.at(8).model_copy(update={"energy_mj": 1.5, "gproducts_per_s": 2.5, "register_pct": 3.5}),
         ),
         (FOOTPRINT, own.footprint.model_copy(update={"memory_process_mb": 400.0})),
     )
     for section, part in parts:
-        values = {name: value for name, value in dict(part).items() if name != "device"}
+        values = {
+            name: value.ratio if isinstance(value, Rival) else value
+            for name, value in dict(part).items()
+            if name != "device"
+        }
         found = [column.of(part) for column in section]  # type: ignore[arg-type]
         assert sorted(map(repr, found)) == sorted(map(repr, values.values()))
         assert None not in found
@@ -36,27 +35,20 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
 def test_a_part_that_has_little_is_shown_with_gaps() -> None:
     top1 = Estimate(value=80.0, low=70.0, high=90.0, unit="%")
     accuracy = Accuracy(device="cpu", top1=top1)
-    assert [column.of(accuracy) for column in ACCURACY] == [top1] + [None] * 7
+    assert [column.of(accuracy) for column in ACCURACY] == [top1] + [None] * 10
     speed = Speed(p50_ms=1.0, p90_ms=2.0, p99_ms=3.0, cv_pct=4.0, images_per_s=5.0)
-    assert [found for column in columns.speed(None) if (found := column.of(speed))] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [found for column in SPEED if (found := column.of(speed))] == [1.0, 2.0, 3.0, 4.0, 5.0]
     footprint = Footprint(memory_model_mb=1.0, memory_peak_mb=2.0, size_mb=3.0)
     assert [column.of(footprint) for column in FOOTPRINT] == [1.0, 2.0, None, 3.0, None]
 
 
-@pytest.mark.parametrize("half", [None, BF16, FP16])
-def test_keys_and_titles_are_unique(half: Half | None) -> None:
-    section = (*ACCURACY, *columns.speed(half), *FOOTPRINT)
+def test_keys_and_titles_are_unique() -> None:
+    section = (*ACCURACY, *SPEED, *FOOTPRINT)
     keys = [column.key for column in section] + [interval_key(column.key) for column in section]
     assert len(set(keys)) == len(keys)
     assert len({column.title for column in section}) == len(section)
-    for column in columns.speed(half):
+    for column in SPEED:
         assert column.key.count("{b}") == 1
-
-
-def test_the_ratio_to_16_bits_carries_their_name() -> None:
-    names = {half: next(column for column in columns.speed(half) if "vs_" in column.key) for half in (BF16, FP16)}
-    assert (names[BF16].title, names[BF16].key) == ("× compiled BF16", "vs_bf16_compiled_{b}_x")
-    assert (names[FP16].title, names[FP16].key) == ("× compiled FP16", "vs_fp16_compiled_{b}_x")
 
 
 def test_the_key_of_an_interval_keeps_the_unit_last() -> None:

@@ -25,7 +25,7 @@ def inputs(prepared: Prepared, tmp_path: Path) -> Inputs:
 
 
 def found(params: Params, inputs: Inputs, *recipes: str) -> Details:
-    return details(load(params, inputs), recipes, params.report)
+    return details(load(params, inputs), recipes)
 
 
 def test_the_worst_classes_come_first(params: Params, inputs: Inputs, prepared: Prepared) -> None:
@@ -70,9 +70,7 @@ def test_a_class_without_images_has_no_row(params: Params, inputs: Inputs, prepa
     results = load(params, inputs)
     other = Prepared(prepared.path)
     other.classes = [*prepared.classes, "empty"]
-    rows = details(type(results)(**vars(results) | {"prepared": other}), [INT8_NAME], params.report).per_class[
-        INT8_NAME
-    ]
+    rows = details(type(results)(**vars(results) | {"prepared": other}), [INT8_NAME]).per_class[INT8_NAME]
     assert len(rows) == 6
 
 

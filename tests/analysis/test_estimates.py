@@ -9,8 +9,8 @@ from handmade import BF16_COMPILED, DIGEST, INT8, INT8_COMPILED
 
 from vitquant.analysis import estimates
 from vitquant.analysis.analyse import analyse
-from vitquant.analysis.estimates import Evidence, half_reference
-from vitquant.analysis.findings import Recipe, Roofline
+from vitquant.analysis.estimates import Evidence
+from vitquant.analysis.findings import Estimate, Recipe, Rival, Roofline
 from vitquant.analysis.load import Inputs, load
 from vitquant.data.prepared import Prepared
 from vitquant.params import Params, Report
@@ -58,31 +58,28 @@ def test_times_of_a_batch() -> None:
     assert speed.mean
     assert (speed.mean.value, speed.mean.unit) == (101.25, "ms")
     assert 90 <= speed.mean.low < 101.25 < speed.mean.high <= 110
-    assert (speed.speedup, speed.vs_half, speed.energy_mj) == (None, None, None)
+    assert (speed.speedup, speed.best_float, speed.energy_mj) == (None, None, None)
 
 
 def test_a_speed_up_is_paired_by_round() -> None:
     """Each time varies threefold; no ratio within a round varies."""
     recipes = found({"fp32": timed(FP32, 50), "int8": timed(INT8, 20), "bf16": timed(BF16_COMPILED, 25)})
     assert recipes["int8"].at(8).cv_pct > 50
-    speedup, vs_half = recipes["int8"].at(8).speedup, recipes["int8"].at(8).vs_half
+    speedup, best_float = recipes["int8"].at(8).speedup, recipes["int8"].at(8).best_float
     assert speedup
-    assert vs_half
+    assert best_float
     assert (speedup.value, speedup.low, speedup.high, speedup.unit) == (2.5, 2.5, 2.5, "×")
-    assert (vs_half.value, vs_half.low, vs_half.high) == (1.25, 1.25, 1.25)
-    bf16 = recipes["bf16"].at(8)
-    assert (bf16.speedup and bf16.speedup.value, bf16.vs_half) == (2.0, None)
-    assert recipes["fp32"].at(8).vs_half is None
+    assert best_float == Rival(recipe="bf16", ratio=Estimate(value=1.25, low=1.25, high=1.25, unit="×"))
 
 
 def test_a_recipe_that_was_timed_in_fewer_rounds_is_paired_with_the_same_ones() -> None:
     slow = Evidence(BF16_COMPILED, measured({8: [100.0, 100.0, 100.0]}))
     recipes = found({"fp32": timed(FP32, 50), "slow": slow, "int8": timed(INT8, 20)})
-    speedup, vs_half = recipes["slow"].speedup(8), recipes["int8"].at(8).vs_half
+    speedup, rival = recipes["slow"].speedup(8), recipes["slow"].at(8).fastest_other
     assert speedup
-    assert vs_half
+    assert rival
     assert speedup.interval == (0.5, 0.5)
-    assert vs_half.interval == (5.0, 5.0)
+    assert (rival.recipe, rival.ratio.interval) == ("int8", (0.2, 0.2))
 
 
 def test_there_is_no_ratio_where_the_other_was_not_timed() -> None:
@@ -92,32 +89,30 @@ def test_there_is_no_ratio_where_the_other_was_not_timed() -> None:
         "bf16": Evidence(BF16_COMPILED, measured({8: [2.0, 2.0]})),
     }
     int8 = found(evidence)["int8"]
-    assert (int8.speedup(8), int8.at(1).vs_half) == (None, None)
-    assert None not in (int8.speedup(1), int8.at(8).vs_half)
+    assert int8.speedup(8) is None
+    assert int8.speedup(1)
+    rivals = {size: int8.at(size).best_float for size in (1, 8)}
+    assert {size: rival and rival.recipe for size, rival in rivals.items()} == {1: "fp32", 8: "bf16"}
 
 
-@pytest.mark.parametrize(
-    ("names", "half"),
-    [
-        (["fp16", "bf16", "bf16-again"], "bf16"),
-        (["fp16", "bf16-not-loaded", "int8-compiled"], "fp16"),
-        (["bf16-eager", "bf16-not-loaded", "int8-compiled", "int8-weights"], None),
-    ],
-)
-def test_eight_bits_have_to_beat_compiled_bf16_or_else_fp16(names: list[str], half: str | None) -> None:
+def test_the_rivals_of_each_recipe() -> None:
+    """The fastest other one, and the fastest other that does not quantize, eager or compiled, by their traits."""
     evidence = {
-        "fp16": timed(FP16_COMPILED, 10),
-        "bf16": timed(BF16_COMPILED, 10),
-        "bf16-again": timed(BF16_COMPILED, 10),
-        "bf16-eager": timed(BF16_COMPILED.model_copy(update={"execution": "eager"}), 10),
-        "bf16-not-loaded": Evidence(BF16_COMPILED, unavailable={"benchmark": "no compiler"}),
-        "int8-compiled": timed(INT8_COMPILED, 10),
-        "int8-weights": timed(BF16_COMPILED.model_copy(update={"weight_bits": 8}), 10),
+        "fp32": timed(FP32, 50),
+        "int8-w8a8": timed(BF16_COMPILED.model_copy(update={"execution": "eager"}), 20),
+        "half": timed(FP16_COMPILED, 25),
+        "first": timed(INT8_COMPILED, 10),
+        "second": timed(BF16_COMPILED.model_copy(update={"weight_bits": 8}), 12),
+        "absent": Evidence(BF16_COMPILED, unavailable={"benchmark": "no compiler"}),
     }
-    reference = half_reference({"fp32": timed(FP32, 50)} | {name: evidence[name] for name in names})
-    assert (reference and reference.recipe) == half
-    if reference:
-        assert reference.short == half
+    speeds = {name: recipe.at(8) for name, recipe in found(evidence).items() if recipe.speeds}
+    others = {name: speed.fastest_other and speed.fastest_other.recipe for name, speed in speeds.items()}
+    floats = {name: speed.best_float and speed.best_float.recipe for name, speed in speeds.items()}
+    assert others == dict.fromkeys(speeds, "first") | {"first": "second"}
+    assert floats == dict.fromkeys(speeds, "int8-w8a8") | {"int8-w8a8": "half"}
+    first = speeds["first"].fastest_other
+    assert first
+    assert first.ratio.value == 1.2
 
 
 def test_products_per_second_and_what_of_the_registers_pace_that_is() -> None:
@@ -183,7 +178,6 @@ def test_the_study_of_the_stages(params: Params, inputs: Inputs) -> None:
     study = analyse(load(params, inputs), params.report).study
     assert study.sizes == [1, 8]
     fp32, int8 = study.recipes["fp32"], study.recipes["dynamic-int8"]
-    assert study.half is None
     assert int8.top1_delta
     assert int8.top1_delta.value == -8.33
     assert int8.accuracy

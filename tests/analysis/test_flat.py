@@ -21,9 +21,13 @@ ALONE = {
     "traits", "accuracy_device", "top1_pct", "top1_ci95_pct", "top5_pct", "top5_ci95_pct", "memory_model_mb",
     "memory_peak_mb", "size_mb",
 }  # fmt: skip
-RATIOS = {"speedup_{b}_x", "speedup_{b}_ci95_x", "vs_bf16_compiled_{b}_x", "vs_bf16_compiled_{b}_ci95_x"}
+RIVALS = {
+    "vs_fastest_other_{b}_x", "vs_fastest_other_{b}_ci95_x", "vs_best_float_{b}_x", "vs_best_float_{b}_ci95_x",
+}  # fmt: skip
+RATIOS = {"speedup_{b}_x", "speedup_{b}_ci95_x"}
 BESIDE_FP32 = {
-    "top1_delta_pp", "top1_delta_ci95_pp", "top5_delta_pp", "top5_delta_ci95_pp", "mcnemar_p", "agreement_pct",
+    "top1_delta_pp", "top1_delta_ci95_pp", "top5_delta_pp", "top5_delta_ci95_pp", "mcnemar_p", "holm_p",
+    "gained_images", "lost_images", "agreement_pct",
     "class_token_mean_cosine", "class_token_least_cosine", "size_reduction_pct",
 }  # fmt: skip
 ABSENT = Recipe(traits=INT8, unavailable={"benchmark": "no VNNI"})
@@ -44,11 +48,9 @@ def test_the_keys_of_metrics_json(study: Study) -> None:
     assert set(content["study"]) == {"name", "model", "data", "eval_images", "classes"}
     recipes = content["recipes"]
     assert list(recipes) == list(study.recipes)
-    assert set(recipes["fp32"]) == ALONE | of_batches(OF_A_BATCH)
-    assert set(recipes["dynamic-int8"]) == ALONE | BESIDE_FP32 | of_batches(OF_A_BATCH | RATIOS)
-    assert set(recipes["bf16-compiled"]) == set(recipes["dynamic-int8"]) - {
-        key for key in recipes["dynamic-int8"] if "vs_" in key
-    }
+    assert set(recipes["fp32"]) == ALONE | of_batches(OF_A_BATCH | RIVALS)
+    assert set(recipes["dynamic-int8"]) == ALONE | BESIDE_FP32 | of_batches(OF_A_BATCH | RIVALS | RATIOS)
+    assert set(recipes["bf16-compiled"]) == set(recipes["dynamic-int8"])
     assert recipes["absent"] == {"traits": INT8.model_dump(mode="json"), "unavailable": {"benchmark": "no VNNI"}}
 
 
@@ -89,9 +91,8 @@ def test_a_plot_has_the_recipes_with_an_interval(study: Study) -> None:
 @pytest.fixture
 def table(study: Study) -> pd.DataFrame:
     """results.csv of the study, and of one on a GPU."""
-    half = study.half.model_copy(update={"arithmetic": "float16"}) if study.half else None
     facts = FACTS.model_copy(update={"name": 'else, "where"\nelse', "eval_images": 2000})
-    other = study.model_copy(update={"facts": facts, "half": half})
+    other = study.model_copy(update={"facts": facts})
     other = handmade.with_recipe(other, "static-int8", None)
     gpu = Device(device="T4", quantize_dynamic="no kernel", studies={"else": other})
     return pd.read_csv(io.StringIO(flat.table(Findings(study=study, gpus=[gpu]))))
@@ -126,7 +127,22 @@ def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFra
         "batch",
     ]
     assert list(table.columns[: len(fixed)]) == fixed
-    ends = ("_ms", "_pct", "_pp", "_x", "_mb", "_img", "_s", "_p50", "_p90", "_p99", "_cosine", "mcnemar_p")
+    ends = (
+        "_ms",
+        "_pct",
+        "_pp",
+        "_x",
+        "_mb",
+        "_img",
+        "_s",
+        "_p50",
+        "_p90",
+        "_p99",
+        "_cosine",
+        "mcnemar_p",
+        "holm_p",
+        "_images",
+    )
     assert [name for name in table.columns[len(fixed) :] if not name.endswith(ends)] == []
     assert len(set(table.columns)) == len(table.columns)
     for name, unit in (
@@ -136,8 +152,8 @@ def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFra
         ("top5_delta", "pp"),
         ("latency_mean", "ms"),
         ("speedup", "x"),
-        ("vs_bf16_compiled", "x"),
-        ("vs_fp16_compiled", "x"),
+        ("vs_fastest_other", "x"),
+        ("vs_best_float", "x"),
     ):
         value, low, high = (table[f"{name}{end}_{unit}"] for end in ("", "_low", "_high"))
         assert value.notna().any()
@@ -150,6 +166,5 @@ def test_the_tables_values(table: pd.DataFrame) -> None:
     assert (row["arithmetic"], row["execution"], row["images"]) == ("int8", "eager", 1050)
     assert row["latency_ms_p50"] == pytest.approx(8 * 80 / 2.4)
     assert (row["speedup_x"], row["speedup_low_x"], row["speedup_high_x"]) == pytest.approx((2.4, 2.352, 2.448))
-    assert (row["vs_bf16_compiled_x"], row["top1_delta_pp"], row["size_mb"]) == (1.2, -1.7, 22.9)
-    assert np.isnan(row["vs_fp16_compiled_x"])
+    assert (row["vs_best_float_x"], row["top1_delta_pp"], row["size_mb"]) == (1.2, -1.7, 22.9)
     assert np.isnan(row["energy_mj_img"])

@@ -3,7 +3,7 @@
 import handmade
 from handmade import BF16_COMPILED, INT8_COMPILED, ratio
 
-from vitquant.analysis.findings import Estimate, Half, Recipe, Study
+from vitquant.analysis.findings import Estimate, Recipe, Rival, Study
 from vitquant.analysis.race import Winner, race
 
 
@@ -20,8 +20,12 @@ def study(**int8: dict[int, Estimate]) -> Study:
 
 def recipe(ratios: dict[int, Estimate]) -> Recipe:
     own = handmade.recipe(INT8_COMPILED, speedup=3.0, delta=0.0, size_mb=23.0, peak_mb=75.0)
-    speeds = {size: own.at(size).model_copy(update={"vs_half": each}) for size, each in ratios.items()}
+    speeds = {size: own.at(size).model_copy(update={"best_float": rival(each)}) for size, each in ratios.items()}
     return own.model_copy(update={"speeds": speeds})
+
+
+def rival(ratio: Estimate) -> Rival:
+    return Rival(recipe="bf16-compiled", ratio=ratio)
 
 
 def interval(value: float, low: float, high: float) -> Estimate:
@@ -32,15 +36,12 @@ def test_the_fastest_of_eight_bits_at_each_batch_size() -> None:
     first = {1: interval(0.8, 0.7, 0.9), 8: interval(1.3, 0.9, 1.4), 32: interval(1.2, 1.1, 1.3)}
     second = {1: interval(0.6, 0.5, 0.7), 32: interval(1.5, 1.4, 1.6)}
     found = race(study(first=first, second=second))
-    assert found
-    assert found.half == Half(recipe="bf16-compiled", arithmetic="bfloat16")
-    assert found.winners == {
-        1: Winner("first", first[1]),
-        8: Winner("first", first[8]),
-        32: Winner("second", second[32]),
+    assert found == {
+        1: Winner("first", rival(first[1])),
+        8: Winner("first", rival(first[8])),
+        32: Winner("second", rival(second[32])),
     }
 
 
 def test_no_race_without_both_sides() -> None:
-    assert race(study()) is None
-    assert race(study(first={1: ratio(1.4)}).model_copy(update={"half": None})) is None
+    assert race(study()) == {}

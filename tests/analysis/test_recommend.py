@@ -76,7 +76,8 @@ def test_the_numbers_and_their_intervals(study: Study) -> None:
     assert recommend(study, 0.3, 8, "latency").splitlines() == [
         "near: the best latency of the recipes that lose at most 0.3 pp of top-1",
         "  top-1    75.42 % [72.71, 77.91], -0.29 pp [-1.24, +0.67] to fp32",
-        "  latency  230.8 ms per batch of 8, 2.60 × [2.50, 2.70] as fast as fp32",
+        "  latency  230.8 ms per batch of 8",
+        "           2.60 × [2.50, 2.70] as fast as fp32, PyTorch eager",
         "  memory   90.0 MB at peak, fp32 122.7",
         "  size     22.9 MB, fp32 86.6",
         "  brackets: 95 % intervals; 1050 validation images",

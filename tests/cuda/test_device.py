@@ -67,5 +67,7 @@ def test_a_batch_that_does_not_fit_is_a_row(fp32: Path, prepared: Prepared) -> N
     params = Benchmark(warmup=1, batches=[Batch(size=1, rounds=2), Batch(size=size, rounds=2)], seed=0)
     with benchmark.started([fp32], prepared.path, params, 1, CUDA) as (workers, results):
         benchmark.interleave(workers, results, params)
-    assert list(results[fp32.name]["latency_ms"]) == ["1"]
-    assert "out of memory" in results[fp32.name]["unavailable_batches"][str(size)]
+    measured = results[fp32.name].measured
+    assert measured
+    assert list(measured.latency_ms) == [1]
+    assert "out of memory" in measured.unavailable_batches[size]

@@ -97,7 +97,7 @@ def visible(text: str) -> str:
 def changed(content: Any, change: Callable[[str], str]) -> Any:
     """`content` with every text in it changed, but for keys, and what can only be one of a few words."""
     if isinstance(content, dict):
-        kept = ("traits", "unit", "half", "logits_sha256", "artifact_sha256")
+        kept = ("traits", "unit", "logits_sha256", "artifact_sha256")
         return {key: value if key in kept else changed(value, change) for key, value in content.items()}
     if isinstance(content, list):
         return [changed(value, change) for value in content]
@@ -116,7 +116,6 @@ def findings(name: str, gpus: bool = True) -> Findings:
     study = content["study"]
     study["recipes"]["static-int8"]["unavailable"] = {name: name}
     study["recipes"] = renamed(study["recipes"], name)
-    study["half"]["recipe"] = f"bf16-compiled {name}"
     study["environment"] |= {"driver": name, "throttling": [name, name]}
     study |= {"date": name, "profile": {name: {name: 1.0, "rest": 2.0}}}
     if gpus:
@@ -284,7 +283,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """results/findings.json of a repository of its own, committed, with a terminal's escapes in all names."""
     content = form.dump(findings(TERMINAL))
     recipes = content["study"]["recipes"]
-    content["study"] |= {"half": None, "recipes": {"fp32": recipes["fp32"], TERMINAL: recipes["vitquant-int8"]}}
+    content["study"] |= {"recipes": {"fp32": recipes["fp32"], TERMINAL: recipes["vitquant-int8"]}}
     file = tmp_path / "results/findings.json"
     files.write_json(file, content)
     identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
@@ -343,7 +342,6 @@ def test_text_that_people_write_stays_as_it_is() -> None:
         ),
         (lambda study: study["recipes"].update(fp32={"traits": study["recipes"]["fp32"]["traits"]}), "was not timed"),
         (lambda study: study["recipes"]["dynamic-int8"]["accuracy"].update(device="moon"), "accuracy.device: "),
-        (lambda study: study["half"].update(recipe="\x1b<b>"), "half: \\x1b<b> is none of the recipes"),
     ],
 )
 def test_results_of_another_kind_end_in_one_line(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:

@@ -27,7 +27,6 @@ def analyse(results: Results, params: Report) -> Findings:
         environment=benchmark.environment,
         conditions=benchmark.conditions,
         roofline=roofline,
-        half=estimates.half_reference(results.evidence),
         recipes=estimates.recipes(results.evidence, results.prepared.labels("val"), roofline, params),
         profile=profile.recipes if profile else {},
         profile_batch=profile.batch if profile else None,
@@ -51,7 +50,6 @@ def _gpu_study(name: str, study: GpuStudy, arrays: Arrays, params: Report) -> St
         date=study.date,
         conditions=study.conditions,
         roofline=roofline,
-        half=estimates.half_reference(evidence),
         recipes=estimates.recipes(evidence, labels, roofline, params),
         profile=study.profile,
     )

@@ -33,12 +33,13 @@ CLAIMS = (  # in the seed report's order
         "an absolute time holds for its own hardware, a T4; the batch size is not stated")),
     Claim("average inference, INT8", 28.7, "ms", measured.mean_latency, SEED_RECIPE, impossible(
         "stated for a GPU, where `quantize_dynamic` cannot run")),
-    Claim("inference time, change", LATENCY_CHANGE, "%", measured.time_change, SEED_RECIPE, change),
+    Claim("inference time, change", LATENCY_CHANGE, "%", measured.time_change, SEED_RECIPE, rules.time_change),
     Claim("memory, FP32", 342.0, "MB", measured.peak_memory, BASELINE, impossible(
         "that is a ViT-B's FP32 weights by themselves (4 bytes × 85.6 million); to run it takes activations too")),
     Claim("memory, INT8", 126.0, "MB", measured.peak_memory, SEED_RECIPE, elsewhere(
         "what was counted is not stated: neither the INT8 weights of a ViT-B (88 MB) nor a whole process")),
-    Claim("memory, change", MEMORY_CHANGE, "%", measured.memory_change, SEED_RECIPE, change),
+    Claim("memory, change", MEMORY_CHANGE, "%", measured.memory_change, SEED_RECIPE, elsewhere(
+        "a process with a model of another size here, and a quantity that is not stated there")),
     Claim("model size, FP32", 86.4, "MB", measured.model_size, BASELINE, impossible(
         f"{PARAMETERS} is a ViT-B's number of parameters in millions; in FP32 they take {4 * PARAMETERS:.1f} MB")),
     Claim("model size, INT8", 22.1, "MB", measured.model_size, SEED_RECIPE, impossible(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Half, Speed
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Rival, Speed
 
 Part = TypeVar("Part", Accuracy, Speed, Footprint)
 
@@ -30,7 +30,10 @@ ACCURACY: tuple[Column[Accuracy], ...] = (
     Column("top-5 %", "top5_pct", lambda accuracy: accuracy.top5, ".2f"),
     Column("Δ top-1, pp", "top1_delta_pp", lambda accuracy: accuracy.top1_delta, "+.2f"),
     Column("Δ top-5, pp", "top5_delta_pp", lambda accuracy: accuracy.top5_delta, "+.2f"),
+    Column("gained", "gained_images", lambda accuracy: accuracy.gained, "d"),
+    Column("lost", "lost_images", lambda accuracy: accuracy.lost, "d"),
     Column("McNemar p", "mcnemar_p", lambda accuracy: accuracy.mcnemar_p, ".4f"),
+    Column("Holm p", "holm_p", lambda accuracy: accuracy.holm_p, ".4f"),
     Column("agreement %", "agreement_pct", lambda accuracy: accuracy.agreement_pct, ".2f"),
     Column(
         "class token, mean cosine", "class_token_mean_cosine", lambda accuracy: accuracy.class_token_mean_cosine, ".4f"
@@ -46,27 +49,25 @@ FOOTPRINT: tuple[Column[Footprint], ...] = (
     Column("size reduction %", "size_reduction_pct", lambda footprint: footprint.size_reduction_pct, ".1f"),
 )
 
+SPEED: tuple[Column[Speed], ...] = (  # of one batch size
+    Column("mean ms", "latency_{b}_mean_ms", lambda speed: speed.mean, ".1f"),
+    Column("p50 ms", "latency_{b}_ms_p50", lambda speed: speed.p50_ms, ".1f"),
+    Column("p90 ms", "latency_{b}_ms_p90", lambda speed: speed.p90_ms, ".1f"),
+    Column("p99 ms", "latency_{b}_ms_p99", lambda speed: speed.p99_ms, ".1f"),
+    Column("CV %", "latency_{b}_cv_pct", lambda speed: speed.cv_pct, ".1f"),
+    Column("× fastest other", "vs_fastest_other_{b}_x", lambda speed: ratio_to(speed.fastest_other), ".2f"),
+    Column("× best float", "vs_best_float_{b}_x", lambda speed: ratio_to(speed.best_float), ".2f"),
+    Column("× fp32", "speedup_{b}_x", lambda speed: speed.speedup, ".2f"),
+    Column("images/s", "throughput_{b}_img_s", lambda speed: speed.images_per_s, ".1f"),
+    Column("10⁹ products/s", "linear_{b}_gproducts_s", lambda speed: speed.gproducts_per_s, ".0f"),
+    Column("% of register rate", "register_{b}_pct", lambda speed: speed.register_pct, ".0f"),
+    Column("mJ per image", "energy_{b}_mj_img", lambda speed: speed.energy_mj, ".1f"),
+)
 
-def speed(half: Half | None) -> tuple[Column[Speed], ...]:
-    """Of one batch size.
 
-    Args:
-        half: of the study, whose name the ratio to it carries.
-    """
-    short = half.short if half else "bf16"
-    return (
-        Column("mean ms", "latency_{b}_mean_ms", lambda speed: speed.mean, ".1f"),
-        Column("p50 ms", "latency_{b}_ms_p50", lambda speed: speed.p50_ms, ".1f"),
-        Column("p90 ms", "latency_{b}_ms_p90", lambda speed: speed.p90_ms, ".1f"),
-        Column("p99 ms", "latency_{b}_ms_p99", lambda speed: speed.p99_ms, ".1f"),
-        Column("CV %", "latency_{b}_cv_pct", lambda speed: speed.cv_pct, ".1f"),
-        Column("speed-up ×", "speedup_{b}_x", lambda speed: speed.speedup, ".2f"),
-        Column(f"× compiled {short.upper()}", f"vs_{short}_compiled_{{b}}_x", lambda speed: speed.vs_half, ".2f"),
-        Column("images/s", "throughput_{b}_img_s", lambda speed: speed.images_per_s, ".1f"),
-        Column("10⁹ products/s", "linear_{b}_gproducts_s", lambda speed: speed.gproducts_per_s, ".0f"),
-        Column("of the registers' %", "register_{b}_pct", lambda speed: speed.register_pct, ".0f"),
-        Column("mJ per image", "energy_{b}_mj_img", lambda speed: speed.energy_mj, ".1f"),
-    )
+def ratio_to(rival: Rival | None) -> Estimate | None:
+    """To a rival, if there is one."""
+    return rival.ratio if rival else None
 
 
 def interval_key(key: str) -> str:

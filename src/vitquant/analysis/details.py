@@ -11,7 +11,7 @@ from scipy.special import softmax
 from vitquant.analysis import statistics
 from vitquant.analysis.findings import Estimate, Finding
 from vitquant.analysis.load import Results
-from vitquant.params import BASELINE, Report
+from vitquant.params import BASELINE
 from vitquant.results.form import ResultFile
 
 IMAGES = 12  # of the contact sheet
@@ -52,7 +52,7 @@ class Details(ResultFile):
     """The images that moved most."""
 
 
-def details(results: Results, recipes: Sequence[str], params: Report) -> Details:
+def details(results: Results, recipes: Sequence[str]) -> Details:
     """Look into some recipes.
 
     Args:
@@ -63,12 +63,12 @@ def details(results: Results, recipes: Sequence[str], params: Report) -> Details
         return Details()
     logits = {name: found for name in recipes if (found := results.evidence[name].logits) is not None}
     return Details(
-        per_class={name: _per_class(ours, baseline, results, params) for name, ours in logits.items()},
+        per_class={name: _per_class(ours, baseline, results) for name, ours in logits.items()},
         disagreement={name: _disagreement(ours, baseline, results) for name, ours in list(logits.items())[:1]},
     )
 
 
-def _per_class(ours: Logits, baseline: Logits, results: Results, params: Report) -> list[ClassRow]:
+def _per_class(ours: Logits, baseline: Logits, results: Results) -> list[ClassRow]:
     labels = results.prepared.labels("val")
     right, before = statistics.hits(ours, labels, 1), statistics.hits(baseline, labels, 1)
     rows = []
@@ -76,7 +76,7 @@ def _per_class(ours: Logits, baseline: Logits, results: Results, params: Report)
         of_class = labels == index
         if not of_class.any():
             continue
-        delta = statistics.paired_difference(right[of_class], before[of_class], params.resamples, params.seed)
+        delta = statistics.paired_difference(right[of_class], before[of_class])
         rows.append(
             ClassRow(
                 name=name,

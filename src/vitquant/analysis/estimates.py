@@ -1,6 +1,6 @@
 """From samples to estimates: the one place where the statistics of a study are made, of the CPU's and of GPUs'."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant.analysis import statistics
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Half, Recipe, Roofline, Speed
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Recipe, Rival, Roofline, Speed
 from vitquant.analysis.statistics import hits
 from vitquant.params import BASELINE, Report
 from vitquant.results.benchmark import Measured
 from vitquant.traits import Traits
 
 MB = 1e6
-HALVES: tuple[Literal["bfloat16", "float16"], ...] = ("bfloat16", "float16")
 Logits = NDArray[np.float32]
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,6 @@ class Evidence:
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
-def half_reference(evidence: Mapping[str, Evidence]) -> Half | None:
-    """What 8 bits have to beat: the first compiled BF16 recipe that could be loaded, else the first in FP16."""
-    for arithmetic in HALVES:
-        for name, recipe in evidence.items():
-            traits = recipe.traits
-            compiled = traits.execution == "compiled" and not traits.quantized and traits.arithmetic == arithmetic
-            if compiled and recipe.measured:
-                return Half(recipe=name, arithmetic=arithmetic)
-    return None
-
-
 def recipes(
     evidence: Mapping[str, Evidence], labels: NDArray[np.int64], roofline: Roofline, params: Report
 ) -> dict[str, Recipe]:
@@ -54,7 +43,17 @@ def recipes(
     Args:
         labels: of the validation images, (N,).
     """
-    return {name: _recipe(name, evidence, labels, roofline, params) for name in evidence}
+    found = {name: _recipe(name, evidence, labels, roofline, params) for name in evidence}
+    tests = {
+        name: recipe.accuracy
+        for name, recipe in found.items()
+        if recipe.accuracy and recipe.accuracy.gained is not None
+    }
+    corrected = statistics.holm([accuracy.mcnemar_p or 0.0 for accuracy in tests.values()])
+    for (name, accuracy), p in zip(tests.items(), corrected, strict=True):
+        changed = accuracy.model_copy(update={"holm_p": round(p, 4)})
+        found[name] = found[name].model_copy(update={"accuracy": changed})
+    return found
 
 
 def _recipe(
@@ -63,7 +62,7 @@ def _recipe(
     recipe, baseline = evidence[name], evidence[BASELINE]
     accuracy = None
     if recipe.logits is not None:
-        accuracy = _accuracy(recipe, None if name == BASELINE else baseline.logits, labels, params)
+        accuracy = _accuracy(recipe, None if name == BASELINE else baseline.logits, labels)
     speeds, footprint = {}, None
     if recipe.measured:
         speeds = {size: _speed(name, size, evidence, roofline, params) for size in recipe.measured.latency_ms}
@@ -73,7 +72,7 @@ def _recipe(
     )
 
 
-def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int64], params: Report) -> Accuracy:
+def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int64]) -> Accuracy:
     logits = recipe.logits
     assert logits is not None
     tops = {k: statistics.proportion(hits(logits, labels, k)).rounded(2) for k in (1, 5) if k < logits.shape[1]}
@@ -83,13 +82,16 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
     deltas: dict[int, Estimate] = {}
     for k in tops:
         ours, theirs = hits(logits, labels, k), hits(baseline, labels, k)
-        deltas[k] = statistics.paired_difference(ours, theirs, params.resamples, params.seed).rounded(2)
+        deltas[k] = statistics.paired_difference(ours, theirs).rounded(2)
     cosine = recipe.cosine
+    gained, lost = statistics.discordant(hits(logits, labels, 1), hits(baseline, labels, 1))
     return alone.model_copy(
         update={
             "top1_delta": deltas[1],
             "top5_delta": deltas.get(5),
-            "mcnemar_p": round(statistics.mcnemar_p(hits(logits, labels, 1), hits(baseline, labels, 1)), 4),
+            "gained": gained,
+            "lost": lost,
+            "mcnemar_p": round(statistics.mcnemar_p(gained, lost), 4),
             "agreement_pct": round(100 * float(np.mean(logits.argmax(axis=1) == baseline.argmax(axis=1))), 2),
             "class_token_mean_cosine": None if cosine is None else round(float(cosine.mean()), 5),
             "class_token_least_cosine": None if cosine is None else round(float(cosine.min()), 5),
@@ -98,18 +100,22 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
 
 
 def _speed(name: str, size: int, evidence: Mapping[str, Evidence], roofline: Roofline, params: Report) -> Speed:
-    recipe, half = evidence[name], half_reference(evidence)
+    recipe = evidence[name]
     assert recipe.measured is not None
     samples = np.array(recipe.measured.latency_ms[size])
     spread = statistics.distribution(samples)
+    pairs = _pairs(name, size, evidence)
 
-    def ratio_to(reference: str | None) -> Estimate | None:
-        times = reference and evidence[reference].measured
-        if not times or size not in times.latency_ms or name in (reference, BASELINE):
+    def ratio_to(reference: str) -> Estimate | None:
+        if reference not in pairs:
             return None
-        rounds = min(len(times.latency_ms[size]), len(samples))  # the same first ones, where one was too slow for all
-        pairs = np.array(times.latency_ms[size][:rounds]), samples[:rounds]
-        return statistics.paired_ratio(*pairs, params.resamples, params.seed).rounded(3)
+        return statistics.paired_ratio(*pairs[reference], params.resamples, params.seed).rounded(3)
+
+    def rival(names: Iterable[str]) -> Rival | None:
+        medians = {other: float(np.median(pairs[other][0] / pairs[other][1])) for other in names}
+        fastest = min(medians, key=lambda other: medians[other], default="")
+        ratio = ratio_to(fastest)
+        return Rival(recipe=fastest, ratio=ratio) if ratio else None
 
     energy = recipe.measured.energy_mj.get(size)
     products_per_s = 1000 * roofline.products_per_image * size / spread["p50"]
@@ -122,11 +128,23 @@ def _speed(name: str, size: int, evidence: Mapping[str, Evidence], roofline: Roo
         cv_pct=round(spread["cv_pct"], 2),
         images_per_s=round(1000 * size / spread["p50"], 2),
         speedup=ratio_to(BASELINE),
-        vs_half=ratio_to(half.recipe) if half else None,
+        fastest_other=rival(pairs),
+        best_float=rival(other for other in pairs if not evidence[other].traits.quantized),
         energy_mj=None if energy is None else round(energy, 3),
         gproducts_per_s=round(products_per_s / 1e9, 1),
         register_pct=round(100 * products_per_s / limit, 1) if limit else None,
     )
+
+
+def _pairs(name: str, size: int, evidence: Mapping[str, Evidence]) -> dict[str, tuple[Times, Times]]:
+    """Of each other recipe its times and this one's, milliseconds, in the rounds that both have."""
+    pairs = {}
+    for other, recipe in evidence.items():
+        if other != name and recipe.measured and size in recipe.measured.latency_ms:
+            times = [np.array(each.latency_ms[size]) for each in (recipe.measured, evidence[name].measured) if each]
+            rounds = min(map(len, times))  # one that was too slow has the first ones only
+            pairs[other] = times[0][:rounds], times[1][:rounds]
+    return pairs
 
 
 def _footprint(measured: Measured, baseline: Measured | None) -> Footprint:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from vitquant.errors import printable
 from vitquant.params import BASELINE
 from vitquant.results.benchmark import BatchSize
 from vitquant.results.environment import Conditions, Environment
@@ -54,6 +53,13 @@ class Estimate(Finding):
         return Estimate(value=value, low=low, high=high, unit=self.unit)
 
 
+class Rival(Finding):
+    """Another recipe, and its time over this one's in the same round."""
+
+    recipe: str
+    ratio: Estimate
+
+
 class Accuracy(Finding):
     """How often a recipe is right, and how it differs from FP32 over the same images."""
 
@@ -64,7 +70,13 @@ class Accuracy(Finding):
     top1_delta: Estimate | None = None
     """Less FP32's; None of FP32 itself, and where FP32 has no accuracy. The next ones likewise."""
     top5_delta: Estimate | None = None
+    gained: int | None = None
+    """Images that it has right and FP32 has not."""
+    lost: int | None = None
+    """Images that FP32 has right and it has not."""
     mcnemar_p: float | None = None
+    holm_p: float | None = None
+    """The same, corrected for the number of recipes that are compared with FP32."""
     agreement_pct: float | None = None
     """Of the images: those with the same top-1 class."""
     class_token_mean_cosine: float | None = None
@@ -85,8 +97,10 @@ class Speed(Finding):
     """At the median."""
     speedup: Estimate | None = None
     """FP32's time over this one's, in the same round; None of FP32 itself, and where FP32 was not timed."""
-    vs_half: Estimate | None = None
-    """The same to `Study.half`."""
+    fastest_other: Rival | None = None
+    """The fastest of all other recipes."""
+    best_float: Rival | None = None
+    """The fastest other recipe that does not quantize, of any engine."""
     energy_mj: float | None = None
     """Millijoules per image."""
     gproducts_per_s: float | None = None
@@ -133,18 +147,6 @@ class Recipe(Finding):
         return self.accuracy.top1_delta if self.accuracy else None
 
 
-class Half(Finding):
-    """The compiled 16-bit floating-point recipe that 8 bits have to beat."""
-
-    recipe: str
-    arithmetic: Literal["bfloat16", "float16"]
-
-    @property
-    def short(self) -> str:
-        """`bf16` or `fp16`."""
-        return {"bfloat16": "bf16", "float16": "fp16"}[self.arithmetic]
-
-
 class Roofline(Finding):
     """What the linear layers' speed is held against."""
 
@@ -165,16 +167,9 @@ class Study(Finding):
     """Of the measurement, in a GPU's file."""
     conditions: Conditions | None = None
     roofline: Roofline | None = None
-    half: Half | None = None
     recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
     profile: dict[str, Times] = {}
     profile_batch: int | None = None
-
-    @model_validator(mode="after")
-    def _has_half(self) -> "Study":
-        if self.half and self.half.recipe not in self.recipes:
-            raise ValueError(f"half: {printable(self.half.recipe)} is none of the recipes")
-        return self
 
     @property
     def sizes(self) -> list[int]:

@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from vitquant.analysis import columns
-from vitquant.analysis.columns import ACCURACY, FOOTPRINT, Column, interval_key
+from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, interval_key
 from vitquant.analysis.findings import Estimate, Findings, Recipe, Study
 from vitquant.errors import printable
 
@@ -17,17 +16,17 @@ def metrics(study: Study) -> dict[str, Any]:
     """The content of metrics.json: keys carry their unit, and intervals a key of their own beside."""
     facts = study.facts.model_dump(exclude={"crop"})
     environment = study.environment.model_dump(mode="json", exclude_none=True)
-    recipes = {name: _metrics(recipe, study) for name, recipe in study.recipes.items()}
+    recipes = {name: _metrics(recipe) for name, recipe in study.recipes.items()}
     return {"study": facts, "environment": environment, "recipes": recipes}
 
 
-def _metrics(recipe: Recipe, study: Study) -> dict[str, Any]:
+def _metrics(recipe: Recipe) -> dict[str, Any]:
     flat: dict[str, Any] = {"traits": recipe.traits.model_dump(mode="json")}
     if recipe.accuracy:
         flat["accuracy_device"] = recipe.accuracy.device
         flat |= _keys(recipe.accuracy, ACCURACY)
     for size, speed in recipe.speeds.items():
-        flat |= {key.format(b=f"b{size}"): value for key, value in _keys(speed, columns.speed(study.half)).items()}
+        flat |= {key.format(b=f"b{size}"): value for key, value in _keys(speed, SPEED).items()}
     if recipe.footprint:
         flat |= _keys(recipe.footprint, FOOTPRINT)
     return flat | ({"unavailable": recipe.unavailable} if recipe.unavailable else {})
@@ -106,7 +105,7 @@ def _rows(device: str, study: Study) -> Iterator[dict[str, Any]]:
         accuracy = _cells(recipe.accuracy, ACCURACY) if recipe.accuracy else {}
         footprint = _cells(recipe.footprint, FOOTPRINT) if recipe.footprint else {}
         for size in recipe.speeds or [None]:
-            speed = _cells(recipe.at(size), columns.speed(study.half)) if size else {}
+            speed = _cells(recipe.at(size), SPEED) if size else {}
             yield {**fixed, "batch": size, **speed, **accuracy, **footprint}
 
 

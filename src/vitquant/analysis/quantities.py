@@ -86,7 +86,7 @@ def time_change(findings: Findings, recipe: str) -> Measured | None:
         return None
     value, low, high = (100 * (1 / number - 1) for number in (ratio.value, ratio.high, ratio.low))
     change = Estimate(value=value, low=low, high=high, unit="%")
-    return Measured(change, "%", "+.1f", f"`{recipe}`, {_where(findings)}")
+    return Measured(change, "%", "+.1f", f"`{recipe}` against eager `{BASELINE}`, {_where(findings)}")
 
 
 def variation(findings: Findings, recipe: str) -> Measured | None:

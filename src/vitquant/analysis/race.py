@@ -1,8 +1,8 @@
-"""Whether 8 bits beat 16 on a GPU, batch size by batch size."""
+"""Whether 8 bits beat floating point on a GPU, batch size by batch size."""
 
 from dataclasses import dataclass
 
-from vitquant.analysis.findings import Estimate, Half, Study
+from vitquant.analysis.findings import Rival, Study
 
 EIGHT = 8  # bits
 
@@ -12,30 +12,20 @@ class Winner:
     """The fastest 8-bit recipe at a batch size."""
 
     name: str
-    ratio: Estimate
-    """The 16-bit recipe's time over its own."""
+    rival: Rival
+    """The fastest recipe there that does not quantize."""
 
 
-@dataclass(frozen=True)
-class Race:
-    """What 8 bits have to beat, and by batch size which of them came first."""
-
-    half: Half
-    winners: dict[int, Winner]
-
-
-def race(study: Study) -> Race | None:
-    """The race; None where one of the two sides was not timed."""
-    if study.half is None:
-        return None
+def race(study: Study) -> dict[int, Winner]:
+    """The winner by batch size; a size at which one of the two sides was not timed is absent."""
     winners = {}
     for size in study.sizes:
-        ratios = {
-            name: ratio
+        rivals = {
+            name: rival
             for name, recipe in study.recipes.items()
-            if recipe.traits.weight_bits == EIGHT and size in recipe.speeds and (ratio := recipe.at(size).vs_half)
+            if recipe.traits.weight_bits == EIGHT and size in recipe.speeds and (rival := recipe.at(size).best_float)
         }
-        if ratios:
-            best = max(ratios, key=lambda name: ratios[name].value)
-            winners[size] = Winner(best, ratios[best])
-    return Race(study.half, winners) if winners else None
+        if rivals:
+            best = max(rivals, key=lambda name: rivals[name].ratio.value)
+            winners[size] = Winner(best, rivals[best])
+    return winners

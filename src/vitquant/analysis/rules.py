@@ -9,8 +9,8 @@ from vitquant.analysis.recommend import BUDGET, subject
 from vitquant.params import SEED_RECIPE
 
 REPRODUCED, EXCEEDED, MISSED = "reproduced", "exceeded", "not reproduced"
-IMPOSSIBLE, UNMEASURED = "cannot be as stated", "not measured here"
-VERDICTS = (REPRODUCED, EXCEEDED, MISSED, IMPOSSIBLE, UNMEASURED)
+INCONCLUSIVE, IMPOSSIBLE, UNMEASURED = "inconclusive", "cannot be as stated", "not measured here"
+VERDICTS = (REPRODUCED, EXCEEDED, MISSED, INCONCLUSIVE, IMPOSSIBLE, UNMEASURED)
 
 EXACT = 1.0  # percentage points that a change without an interval may be off
 WIDEST_CHANGE = 10.0  # percentage points, of an interval that confirms a relative change
@@ -50,8 +50,8 @@ def judge(claimed: float, measured: Estimate | float | str, widest: float, less_
     """The verdict on a number that both measured, and why.
 
     Exceeded: the whole interval is better than the claim. Not reproduced: it is all worse. Where it holds the claim:
-    reproduced, unless it is wider than `widest` and so could hold nearly anything. Without an interval, a
-    value within EXACT of the claim reproduces it.
+    reproduced, or inconclusive where it is wider than `widest` and so could hold nearly anything. Without an interval,
+    a value within EXACT of the claim reproduces it.
     """
     sign = -1 if less_is_better else 1
     if isinstance(measured, Estimate):
@@ -63,7 +63,7 @@ def judge(claimed: float, measured: Estimate | float | str, widest: float, less_
         width = high - low
         if width <= widest:
             return REPRODUCED, "the claim lies within the interval"
-        return MISSED, f"the interval holds the claim, but at a width of {width:.1f} points it cannot confirm it"
+        return INCONCLUSIVE, f"the interval holds the claim, but at a width of {width:.1f} points it cannot confirm it"
     value = float(measured)
     if abs(value - claimed) <= EXACT:
         return REPRODUCED, f"within {EXACT:g} percentage point of the claim"
@@ -103,9 +103,20 @@ def change(claim: Claim, measured: Measured | None, findings: Findings) -> Verdi
     verdict, reason = judge(claim.number, measured.value, WIDEST_CHANGE, less_is_better=True)
     best = subject(findings.study)
     reached = claim.quantity(findings, best) if best and best != SEED_RECIPE else None
-    if reached:
+    if best and reached:
         value = reached.value.value if isinstance(reached.value, Estimate) else reached.value
-        reason += f"; `{best}` reaches {value:+.1f} %"
+        reason += f"; `{quote(best)}` reaches {value:+.1f} %"
+    return verdict, reason
+
+
+def time_change(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """As `change`, and what the number hangs on: the machine, and what it is compared with."""
+    verdict, reason = change(claim, measured, findings)
+    first, seed = findings.study.sizes[0], findings.study.recipes.get(SEED_RECIPE)
+    rival = seed.at(first).best_float if seed and first in seed.speeds else None
+    if rival:
+        value = 100 * (1 / rival.ratio.value - 1)
+        reason += f"; not portable: it is this machine's, and against `{quote(rival.recipe)}` it is {value:+.1f} %"
     return verdict, reason
 
 
@@ -142,7 +153,7 @@ def within_budget(claim: Claim, measured: Measured | None, findings: Findings) -
         return REPRODUCED, "the whole interval is within that bound"
     if high < -BUDGET:
         return MISSED, "the whole interval is beyond that bound"
-    return MISSED, f"the interval reaches {low:+.2f} pp: a loss beyond the bound is not excluded"
+    return INCONCLUSIVE, f"the interval reaches {low:+.2f} pp: a loss beyond the bound is not excluded"
 
 
 def steady(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:

@@ -1,11 +1,15 @@
 """The answer in five lines: sentences that are made from the numbers, so that they cannot contradict them."""
 
-from vitquant.analysis.findings import Findings, Recipe, Study
+from collections.abc import Mapping
+
+from vitquant.analysis.findings import Accuracy, Findings, Rival, Study
 from vitquant.analysis.recommend import BUDGET, recommended, subject
-from vitquant.analysis.verdicts import faster_or_slower, loss_or_gain
+from vitquant.analysis.verdicts import faster_or_slower, loss_or_gain, non_inferiority
 from vitquant.params import BASELINE, SEED_RECIPE
 from vitquant.report import gpu_section
 from vitquant.report.text import code, escape, interval, listing, relative, shown
+
+ALPHA = 0.05
 
 
 def answer(findings: Findings) -> str:
@@ -36,30 +40,37 @@ def _use(study: Study) -> str:
         rule += "; it does not quantize"
     if delta.low < -BUDGET:
         return f"{rule}. {study.facts.eval_images:,} images do not exclude a loss of up to {-delta.low:.2f} pp."
-    return f"{rule}; the whole interval is within that bound."
+    return f"{rule}; its 95 % interval lies within that bound."
 
 
 def _speed(name: str, study: Study) -> str:
-    recipe, parts = study.recipes[name], []
-    for size in dict.fromkeys((study.sizes[0], study.sizes[-1])):
-        ratio = recipe.speedup(size)
-        if ratio:
-            times = f"{recipe.at(size).p50_ms:.1f} ms instead of {study.baseline.at(size).p50_ms:.1f} ms"
-            verdict = f"{faster_or_slower(ratio)}; {times}"
-            parts.append(f"{shown(ratio, '.2f')} × the speed of {code(BASELINE)} at batch {size} ({verdict})")
-    if not parts:
+    """Against the fastest other recipe and the best floating-point one; then where people start, eager FP32."""
+    recipe = study.recipes[name]
+    sizes = [size for size in dict.fromkeys((study.sizes[0], study.sizes[-1])) if size in recipe.speeds]
+    others = {size: rival for size in sizes if (rival := recipe.at(size).fastest_other)}
+    floats = {size: rival for size in sizes if (rival := recipe.at(size).best_float)}
+    start = [
+        f"{shown(ratio, '.2f')} × at batch {size} ({recipe.at(size).p50_ms:.1f} ms instead of "
+        f"{study.baseline.at(size).p50_ms:.1f} ms)"
+        for size in sizes
+        if (ratio := recipe.speedup(size))
+    ]
+    if not (others and floats and start):
         return f"{code(name)} was not timed: see below."
-    return f"{code(name)} has {listing(parts)}{_against_half(recipe, study)}."
-
-
-def _against_half(recipe: Recipe, study: Study) -> str:
-    size = study.sizes[0]
-    ratio = recipe.at(size).vs_half if size in recipe.speeds else None
-    if not ratio or not study.half:
-        return ""
     return (
-        f"; against compiled {study.half.short.upper()}, which does not quantize, {shown(ratio, '.2f')} × at batch "
-        f"{size} ({faster_or_slower(ratio)})"
+        f"{code(name)} has, against the fastest other recipe, {_against(others)}; against the best that does not "
+        f"quantize, {_against(floats)}; against {code(BASELINE)}, PyTorch eager, where people start, {listing(start)}."
+    )
+
+
+def _against(rivals: Mapping[int, Rival]) -> str:
+    """Ratios by batch size, each with its rival and what it shows."""
+    return listing(
+        [
+            f"{shown(rival.ratio, '.2f')} × the speed of {code(rival.recipe)} at batch {size} "
+            f"({faster_or_slower(rival.ratio)})"
+            for size, rival in rivals.items()
+        ]
     )
 
 
@@ -70,7 +81,19 @@ def _accuracy(name: str, study: Study) -> str:
     return (
         f"{code(name)} differs in top-1 by {shown(recipe.top1_delta, '+.2f')} pp: {loss_or_gain(recipe.top1_delta)} "
         f"over the same {study.facts.eval_images:,} images; it predicts the same class on "
-        f"{shown(recipe.accuracy.agreement_pct, '.2f')} %."
+        f"{shown(recipe.accuracy.agreement_pct, '.2f')} %.{_excluded(recipe.accuracy, study)}"
+    )
+
+
+def _excluded(accuracy: Accuracy, study: Study) -> str:
+    """Whether a loss of the budget is excluded, and how good this study was at that."""
+    test = non_inferiority(accuracy, study.facts.eval_images, BUDGET)
+    if not test:
+        return ""
+    verdict = "is" if test.shown else "is not"
+    return (
+        f" That it loses less than {BUDGET:g} pp {verdict} shown (non-inferiority, one-sided at 2.5 %): of a recipe "
+        f"that loses nothing so many images show it in {100 * test.power:.0f} % of studies, {test.images:,} in 80 %."
     )
 
 
@@ -99,12 +122,24 @@ def _others(study: Study) -> str:
             if loss_or_gain(delta) == verdict
         ]
         parts.append(f"{len(named)} of {len(deltas)} {words}" + (f" ({', '.join(named)})" if named else ""))
+    kept = [name for name, recipe in recipes.items() if recipe.accuracy and (recipe.accuracy.holm_p or 1) <= ALPHA]
+    if deltas:
+        number = len([recipe for recipe in study.recipes.values() if recipe.top1_delta])
+        parts.append(f"{len(kept)} differ after Holm's correction for {number} comparisons")
     if not deltas:
         parts = ["accuracy was not measured"]
-    ratios = [ratio for recipe in recipes.values() if (ratio := recipe.speedup(first))]
+    timed = [recipe.at(first) for recipe in recipes.values() if first in recipe.speeds]
+    floats = [speed.best_float for speed in timed if speed.best_float]
+    if floats:
+        faster = sum(faster_or_slower(rival.ratio) == "faster" for rival in floats)
+        parts.append(
+            f"at batch {first} {faster} of {len(floats)} are faster than the best floating-point recipe, "
+            f"{code(floats[0].recipe)}"
+        )
+    ratios = [speed.speedup for speed in timed if speed.speedup]
     if ratios:
         faster = sum(faster_or_slower(ratio) == "faster" for ratio in ratios)
-        parts.append(f"{faster} of {len(ratios)} are faster than {code(BASELINE)} at batch {first}")
+        parts.append(f"{faster} of {len(ratios)} than {code(BASELINE)}")
     return f"{'; '.join(parts)}.{_seed(study)}"
 
 

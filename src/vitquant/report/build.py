@@ -72,7 +72,7 @@ def read(params: Params, inputs: Inputs) -> Content:
     """
     results = load(params, inputs)
     findings = analyse(results, params.report)
-    found = details(results, marked(findings.study), params.report)
+    found = details(results, marked(findings.study))
     return Content(findings, found, results.benchmark, results.prepared.images("val"))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vitquant.analysis.columns import ratio_to
 from vitquant.analysis.findings import Findings, Recipe, Study
 from vitquant.analysis.race import Winner, race
 from vitquant.analysis.verdicts import Pace, faster_or_slower, loss_or_gain
@@ -66,17 +67,18 @@ def answer(findings: Findings) -> str:
     sentences = []
     for gpu in findings.gpus:
         study = gpu.studies.get(findings.study.facts.name) or next(iter(gpu.studies.values()), None)
-        found = race(study) if study else None
-        if study and found:
-            paces = {size: faster_or_slower(winner.ratio) for size, winner in found.winners.items()}
+        winners = race(study) if study else {}
+        if study and winners:
+            paces = {size: faster_or_slower(winner.rival.ratio) for size, winner in winners.items()}
             told = [
                 f"{pace} at batch {listing([str(size) for size, seen in paces.items() if seen == pace])}"
                 for pace in PACES
                 if pace in paces.values()
             ]
+            rivals = list(dict.fromkeys(code(winner.rival.recipe) for winner in winners.values()))
             sentences.append(
-                f"On an {escape(gpu.device)}, {code(study.facts.model)}'s best 8-bit recipe is, "
-                f"against {code(found.half.recipe)}, {listing(told)}."
+                f"On an {escape(gpu.device)}, {code(study.facts.model)}'s best 8-bit recipe is, against the best "
+                f"floating-point one ({listing(rivals)}), {listing(told)}."
             )
     return " ".join(sentences)
 
@@ -99,8 +101,7 @@ def _speeds(study: Study) -> str:
             row[f"speed-up b{size} ×"] = shown(recipe.speedup(size), ".2f")
         if sizes:
             speed, last = recipe.speeds.get(sizes[-1]), sizes[-1]
-            short = study.half.short if study.half else "bf16"
-            row[f"× {short}-compiled, b{last}"] = cell(speed, lambda speed: speed.vs_half, ".2f")
+            row[f"× best float, b{last}"] = shown(ratio_to(speed.best_float) if speed else None, ".2f")
             row[f"images/s, b{last}"] = cell(speed, lambda speed: speed.images_per_s, ",.0f")
             row[f"mJ per image, b{last}"] = cell(speed, lambda speed: speed.energy_mj, ".1f")
         rows.append(row)
@@ -137,17 +138,21 @@ def _profile(profile: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _verdict(study: Study) -> str:
-    """Whether 8 bits beat 16, batch size by batch size, as sentences."""
-    found = race(study)
-    if found is None:
-        return "8 bits cannot be compared with compiled 16-bit floating point: one of the two was not timed."
-    lines = [_line(study.recipes[winner.name], winner, size) for size, winner in found.winners.items()]
-    return f"Does the best 8-bit recipe beat {code(found.half.recipe)}?\n\n" + "\n".join(lines)
+    """Whether 8 bits beat floating point, batch size by batch size, as sentences."""
+    winners = race(study)
+    if not winners:
+        return "8 bits cannot be compared with floating point: one of the two was not timed."
+    lines = [_line(study.recipes[winner.name], winner, size) for size, winner in winners.items()]
+    return "Does the best 8-bit recipe beat the best one that does not quantize?\n\n" + "\n".join(lines)
 
 
 def _line(recipe: Recipe, winner: Winner, size: int) -> str:
-    pace, cost = faster_or_slower(winner.ratio), ""
+    ratio = winner.rival.ratio
+    pace, cost = faster_or_slower(ratio), ""
     if recipe.top1_delta:
         cost = f", with {shown(recipe.top1_delta, '+.2f')} pp of top-1 ({loss_or_gain(recipe.top1_delta)})"
     answer = {"faster": "yes", "slower": "no"}.get(pace, "not shown")
-    return f"- Batch {size}: {answer}. {code(winner.name)} is {pace}: {shown(winner.ratio, '.2f')} × the speed{cost}."
+    return (
+        f"- Batch {size}: {answer}. {code(winner.name)} is {pace}: {shown(ratio, '.2f')} × the speed of "
+        f"{code(winner.rival.recipe)}{cost}."
+    )

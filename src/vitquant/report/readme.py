@@ -37,7 +37,8 @@ def block(findings: Findings) -> str:
 
 {study.facts.eval_images:,} validation images, {escape(machine.threads)} cores of an {escape(machine.cpu)} \
 ({escape(", ".join(machine.isa))}), PyTorch {escape(machine.torch)}; \
-brackets are 95 % intervals of paired differences and ratios to `fp32`; \
+× is a ratio of speeds, to the best recipe that does not quantize or to `fp32`, PyTorch eager, where people start; \
+brackets are 95 % intervals, paired by image or by round; \
 [the report](results/report.md) says how each number was measured, and audits the claims this study began with.
 
 {tables.summary(study, marked=recommended(study))}

@@ -39,9 +39,17 @@ def _top1(recipe: Recipe) -> list[str]:
 def _latency(recipe: Recipe, batch: int) -> list[str]:
     if batch not in recipe.speeds:
         return []
-    ratio = recipe.speedup(batch)
-    beside = f", {ratio.value:.2f} × {interval(ratio, '.2f')} as fast as {BASELINE}" if ratio else ""
-    return [f"  latency  {shown(recipe.at(batch).p50_ms, '.1f')} ms per batch of {batch}{beside}"]
+    speed = recipe.at(batch)
+    lines = [f"  latency  {shown(speed.p50_ms, '.1f')} ms per batch of {batch}"]
+    rivals = (("the fastest other recipe", speed.fastest_other), ("the best that does not quantize", speed.best_float))
+    for what, rival in rivals:
+        if rival:
+            ratio = f"{rival.ratio.value:.2f} × {interval(rival.ratio, '.2f')}"
+            lines.append(f"           {ratio} as fast as {printable(rival.recipe)}, {what}")
+    if speed.speedup:
+        ratio = f"{speed.speedup.value:.2f} × {interval(speed.speedup, '.2f')}"
+        lines.append(f"           {ratio} as fast as {BASELINE}, PyTorch eager")
+    return lines
 
 
 def _footprint(recipe: Recipe, baseline: Recipe) -> list[str]:

@@ -5,9 +5,8 @@ from typing import Any, TypeVar
 
 from tabulate import tabulate
 
-from vitquant.analysis import columns
 from vitquant.analysis.claims import Audited
-from vitquant.analysis.columns import ACCURACY, FOOTPRINT, Column
+from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, ratio_to
 from vitquant.analysis.findings import Estimate, Recipe, Study
 from vitquant.analysis.quantities import Measured
 from vitquant.errors import printable
@@ -42,7 +41,9 @@ def _summary_row(name: str, recipe: Recipe, sizes: list[int]) -> Row:
         "Δ top-1, pp": shown(recipe.top1_delta, "+.2f"),
         "agreement %": cell(accuracy, lambda part: part.agreement_pct, ".2f"),
         f"b{first} ms": cell(at_first, lambda part: part.p50_ms, ".1f"),
-        **{f"speed-up b{size} ×": shown(recipe.speedup(size), ".2f") for size in (first, last)},
+        f"× best float b{first}": cell(at_first, lambda part: ratio_to(part.best_float), ".2f"),
+        f"× best float b{last}": cell(at_last, lambda part: ratio_to(part.best_float), ".2f"),
+        f"× fp32 b{first}": shown(recipe.speedup(first), ".2f"),
         f"b{last} images/s": cell(at_last, lambda part: part.images_per_s, ".1f"),
         "peak memory, MB": cell(footprint, lambda part: part.memory_peak_mb, ".0f"),
         "size, MB": cell(footprint, lambda part: part.size_mb, ".1f"),
@@ -56,12 +57,22 @@ def accuracy(study: Study) -> str:
 
 def latency(study: Study) -> str:
     """A table per batch size: the distribution, the speed-ups with their intervals, the throughput."""
-    tables = {
-        size: section({name: recipe.speeds.get(size) for name, recipe in study.recipes.items()},
-                      columns.speed(study.half))
-        for size in study.sizes
-    }  # fmt: skip
-    return "\n\n".join(f"Batch {size}:\n\n{content}" for size, content in tables.items())
+    parts = []
+    for size in study.sizes:
+        speeds = {name: recipe.speeds.get(size) for name, recipe in study.recipes.items()}
+        parts.append(f"Batch {size}{_leaders(study, size)}:\n\n{section(speeds, SPEED)}")
+    return "\n\n".join(parts)
+
+
+def _leaders(study: Study, size: int) -> str:
+    """Who the rivals are: the fastest two recipes of a batch size, and the fastest that does not quantize."""
+    for name, recipe in study.recipes.items():
+        speed = recipe.speeds.get(size)
+        if speed and speed.fastest_other and speed.best_float and speed.fastest_other.ratio.value >= 1:
+            best_float = speed.best_float.recipe if recipe.traits.quantized else name
+            then = f"then {code(speed.fastest_other.recipe)}; of those that do not quantize {code(best_float)}"
+            return f" (the fastest is {code(name)}, {then})"
+    return ""
 
 
 def memory(study: Study) -> str:
