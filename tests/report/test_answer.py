@@ -106,8 +106,8 @@ def test_the_rivals_come_first_and_eager_fp32_is_where_people_start(study: Study
     best_float = "1.85 [1.81, 1.89] × the speed of `bf16-compiled` at batch"
     start = "3.70 [3.63, 3.77] × at batch"
     assert speed == (
-        f"- **Speed:** `vitquant-int8` has, against the fastest other recipe, {other} 1 (faster) and {other} 32 (faster); "
-        f"against the best that does not quantize, {best_float} 1 (faster) and {best_float} 32 (faster); "
+        f"- **Speed:** `vitquant-int8` has, against the fastest other recipe, {other} 1 (faster) and {other} 32 "
+        f"(faster); against the best that does not quantize, {best_float} 1 (faster) and {best_float} 32 (faster); "
         f"against `fp32`, PyTorch eager, where people start, {start} 1 (21.6 ms instead of 80.0 ms) and {start} 32 "
         "(691.9 ms instead of 2560.0 ms)."
     )
