@@ -16,7 +16,7 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import cuda_benchmark, nvml, profiler, session
 from vitquant.measure import cuda_results as results
-from vitquant.params import Params, Recipe
+from vitquant.params import Params
 from vitquant.results import form, predictions
 from vitquant.results.gpu import Gpu, GpuStudy, array_name, file_of
 
@@ -99,7 +99,7 @@ def test_the_findings_of_what_was_measured(
 
 def test_a_baseline_that_cannot_run_ends_in_one_line(study: Params, fp32: Path, prepared: Prepared) -> None:
     """It has no kernels for such a device."""
-    recipes = {"fp32": Recipe.model_validate({"method": "compiled", "dtype": "float32"})}
+    recipes = {"fp32": study.cuda.recipes["fp32"]}
     broken = study.model_copy(update={"cuda": study.cuda.model_copy(update={"recipes": recipes})})
     with pytest.raises(VitquantError, match=r"fp32, .* could not be measured: .*: earlier results stay"):
         cuda_benchmark.run(fp32, prepared, broken, 1, torch.device("meta"))

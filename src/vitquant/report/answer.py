@@ -58,20 +58,21 @@ def _speed(name: str, study: Study) -> str:
     if not (others and floats and start):
         return f"{code(name)} was not timed: see below."
     return (
-        f"{code(name)} has, against the fastest other recipe, {_against(others)}; against the best that does not "
-        f"quantize, {_against(floats)}; against {code(BASELINE)}, PyTorch eager, where people start, {listing(start)}."
+        f"{code(name)} has {_against(others, 'the fastest other recipe')}; "
+        f"{_against(floats, 'the best that does not quantize')}; "
+        f"against {code(BASELINE)}, PyTorch eager, where people start, {listing(start)}."
     )
 
 
-def _against(rivals: Mapping[int, Rival]) -> str:
-    """Ratios by batch size, each with its rival and what it shows."""
-    return listing(
-        [
-            f"{shown(rival.ratio, '.2f')} × the speed of {code(rival.recipe)} at batch {size} "
-            f"({faster_or_slower(rival.ratio)})"
-            for size, rival in rivals.items()
-        ]
-    )
+def _against(rivals: Mapping[int, Rival], what: str) -> str:
+    """Ratios by batch size and what they show; a rival that is the same at all of them is named once."""
+    names = {code(rival.recipe) for rival in rivals.values()}
+    ratios = [
+        f"{shown(rival.ratio, '.2f')} × at batch {size}{'' if len(names) == 1 else f' ({code(rival.recipe)})'}, "
+        f"{faster_or_slower(rival.ratio)}"
+        for size, rival in rivals.items()
+    ]
+    return f"against {f'{names.pop()}, ' if len(names) == 1 else ''}{what}, {', and '.join(ratios)}"
 
 
 def _accuracy(name: str, study: Study) -> str:
@@ -90,10 +91,11 @@ def _excluded(accuracy: Accuracy, study: Study) -> str:
     test = non_inferiority(accuracy, study.facts.eval_images, BUDGET)
     if not test:
         return ""
-    verdict = "is" if test.shown else "is not"
+    verdict, images = "is" if test.shown else "is not", study.facts.eval_images
     return (
-        f" That it loses less than {BUDGET:g} pp {verdict} shown (non-inferiority, one-sided at 2.5 %): of a recipe "
-        f"that loses nothing so many images show it in {100 * test.power:.0f} % of studies, {test.images:,} in 80 %."
+        f" A loss of {BUDGET:g} pp or more {verdict} excluded: of a recipe that loses nothing, {images:,} images would "
+        f"exclude it in {100 * test.power:.0f} % of studies, {test.images:,} in 80 % (non-inferiority, "
+        "one-sided at 2.5 %)."
     )
 
 
