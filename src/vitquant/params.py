@@ -30,6 +30,7 @@ Pixels = PositiveInt | Literal["auto"]
 RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Megapixels = Annotated[float, Field(gt=0, le=178)]  # beyond which Pillow refuses itself
+SHOWN = 5  # problems in one line
 BASELINE = "fp32"  # the recipe of every difference and ratio
 SEED_RECIPE = "dynamic-int8"  # the seed report's, by which its claims are judged
 
@@ -266,7 +267,8 @@ def describe(error: ValidationError, content: Any) -> str:
         if not message and not isinstance(item["input"], dict):
             got[place] = shown(f" (got {item['input']!r})")[:200]
     lines = [f"{place}: {', or '.join(messages)}{got.get(place, '')}" for place, messages in problems.items()]
-    return "; ".join(line.removeprefix(": ") for line in lines)
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(line.removeprefix(": ") for line in lines[:SHOWN]) + more
 
 
 def _place(location: tuple[int | str, ...], content: Any, missing: bool) -> str:

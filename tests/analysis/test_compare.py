@@ -146,7 +146,7 @@ def test_the_command(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     without = diff(
         subprocess.check_output(["git", "commit-tree", "-m", "no results", EMPTY], env=AUTHOR, text=True).strip()
     )
-    assert "results/findings.json cannot be read from that commit: fatal: " in without.stderr
+    assert "that commit has neither results/findings.json nor results/metrics.json" in without.stderr
 
 
 def test_the_readme_is_in_step_with_the_results() -> None:

@@ -115,7 +115,8 @@ def test_the_table_has_a_row_per_device_recipe_and_batch_size(table: pd.DataFram
 def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFrame) -> None:
     fixed = [
         "device",
-        "cpu",
+        "host_cpu",
+        "git_commit",
         "study",
         "model",
         "images",
@@ -125,6 +126,8 @@ def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFra
         "arithmetic",
         "execution",
         "batch",
+        "fastest_other",
+        "best_float",
     ]
     assert list(table.columns[: len(fixed)]) == fixed
     ends = (
@@ -163,6 +166,7 @@ def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFra
 
 def test_the_tables_values(table: pd.DataFrame) -> None:
     [row] = table[(table.device == "cpu") & (table.recipe == "dynamic-int8") & (table.batch == 8)].to_dict("records")
+    assert (row["fastest_other"], row["best_float"]) == ("vitquant-int8", "bf16-compiled")
     assert (row["arithmetic"], row["execution"], row["images"]) == ("int8", "eager", 1050)
     assert row["latency_ms_p50"] == pytest.approx(8 * 80 / 2.4)
     assert (row["speedup_x"], row["speedup_low_x"], row["speedup_high_x"]) == pytest.approx((2.4, 2.352, 2.448))

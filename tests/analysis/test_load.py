@@ -142,6 +142,43 @@ def test_artifacts_of_two_commits_are_refused(params: Params, inputs: Inputs) ->
     )
 
 
+def test_results_of_another_recipe_are_refused(params: Params, inputs: Inputs) -> None:
+    """By its name, by what the two files say that it is, and by the number of images."""
+    file = inputs.accuracy / "dynamic-int8.json"
+    result = form.read(file, Accuracy)
+    form.write(file, result.model_copy(update={"recipe": "static-int8"}))
+    assert refusal(params, inputs).startswith(f"{file} is of another recipe, static-int8: ")
+    form.write(file, result.model_copy(update={"traits": FP32}))
+    assert "have different traits of dynamic-int8" in refusal(params, inputs)
+    form.write(file, result)
+    write_predicted(inputs, "dynamic-int8", images=5)
+    assert "the prepared data has 24 images of 6 classes" in refusal(params, inputs)
+
+
+@pytest.mark.parametrize("name", ["logits", "class_tokens"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1j])
+def test_predictions_that_are_no_finite_numbers_are_refused(
+    params: Params, inputs: Inputs, name: str, bad: complex
+) -> None:
+    file = inputs.predictions / "dynamic-int8.npz"
+    arrays = predictions.read(file)
+    changed = arrays[name] + np.zeros(1, arrays[name].dtype)
+    changed = changed.astype(np.complex64) if isinstance(bad, complex) else changed
+    changed[0, 0] = bad
+    predictions.write(file, arrays | {name: changed})
+    if name == "logits":
+        write_predicted(inputs, "dynamic-int8", logits_sha256=predictions.digest(changed))
+    assert f"{file}: {name} holds what is no finite number" in refusal(params, inputs)
+
+
+def test_a_batch_size_that_only_others_were_timed_at_is_refused(params: Params, inputs: Inputs) -> None:
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    assert benchmark.recipes["fp32"].measured
+    del benchmark.recipes["fp32"].measured.latency_ms[1]
+    form.write(inputs.benchmark, benchmark)
+    assert "fp32 was not timed at batch 1, as others were" in refusal(params, inputs)
+
+
 def test_predictions_of_another_run_are_refused(params: Params, inputs: Inputs) -> None:
     file = inputs.predictions / "fp32.npz"
     arrays = predictions.read(file)

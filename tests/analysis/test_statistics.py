@@ -13,6 +13,7 @@ def test_hits_at_k() -> None:
     labels = np.array([1, 1, 0])
     assert statistics.hits(logits, labels, 1).tolist() == [True, False, False]  # a tie goes against the model
     assert statistics.hits(logits, labels, 2).tolist() == [True, True, True]
+    assert not statistics.hits(np.full((2, 3), np.nan, np.float32), np.array([0, 1]), 2).any()
 
 
 def test_wilsons_interval() -> None:

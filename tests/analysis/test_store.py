@@ -79,7 +79,7 @@ def test_an_older_commit_has_metrics_alone(repository: Path) -> None:
 
 def test_a_commit_without_results(repository: Path) -> None:
     commit()
-    assert refusal("HEAD").startswith("HEAD: results/findings.json cannot be read from that commit: fatal: ")
+    assert refusal("HEAD").startswith("HEAD: that commit has neither results/findings.json nor results/metrics.json: ")
 
 
 @pytest.mark.parametrize("name", [store.FILE, store.FILE_OF_VERSION_1])

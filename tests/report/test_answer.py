@@ -74,7 +74,7 @@ def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(study: Study)
     assert memory.startswith("- **Memory and size:** `mine` ships 20.0 MB for 86.6 MB")
     assert (
         "0 of 1 lose top-1 beyond the interval; 0 of 1 gain it; 0 differ after Holm's correction for 1 comparisons; "
-        "at batch 1 1 of 1 are faster than the best floating-point recipe, `fp32`; 1 of 1 than `fp32`"
+        "at batch 1 1 of 1 are faster than the best floating-point recipe, `fp32`; 1 of 1 are faster than `fp32`"
     ) in others
 
 
@@ -134,3 +134,13 @@ def test_what_the_study_could_show_of_the_budget(study: Study) -> None:
 def test_the_seeds_recipe_is_told_beside_it(study: Study) -> None:
     seed = "The seed report's recipe, `dynamic-int8`: -1.70 [-2.10, -1.30] pp of top-1 (a loss), 2.40 [2.35, 2.45] ×"
     assert seed in answered(study)
+
+
+@pytest.mark.parametrize(("p", "number"), [(None, 0), (0.06, 0), (0.05, 1), (0.0, 1)])
+def test_what_is_left_after_holms_correction(study: Study, p: float | None, number: int) -> None:
+    """A p of 0 is rounded, and the strongest there is."""
+    recipe = study.recipes["dynamic-int8"]
+    assert recipe.accuracy
+    accuracy = recipe.accuracy.model_copy(update={"holm_p": p})
+    changed = handmade.with_recipe(study, "dynamic-int8", recipe.model_copy(update={"accuracy": accuracy}))
+    assert f"{number} differ after Holm's correction for 5 comparisons" in answered(changed)

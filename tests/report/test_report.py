@@ -389,3 +389,19 @@ def test_the_plots_of_dvc_have_the_intervals(written: Path) -> None:
     assert speedup == [{"recipe": "dynamic-int8", "value": 2.5, "low": 2.5, "high": 2.5}]
     accuracy_difference = files.read_json(written / "plots/accuracy.json")
     assert [row["value"] for row in accuracy_difference] == [-8.33]
+
+
+@pytest.mark.parametrize(("peak", "latency"), [(0, 100.0), (60_000_000, 1e-308)])
+def test_a_number_that_cannot_be_ends_in_one_line_and_writes_nothing(
+    params: Params, prepared: Prepared, tmp_path: Path, peak: int, latency: float
+) -> None:
+    inputs, out = handmade.stages(prepared, tmp_path), tmp_path / "out"
+    benchmark = handmade.benchmark()
+    measured = benchmark.recipes["dynamic-int8"].measured
+    assert measured
+    measured.memory_bytes.peak = peak
+    measured.latency_ms[1] = [latency, latency, latency, latency]
+    form.write(inputs.benchmark, benchmark)
+    with pytest.raises(VitquantError, match="^the results hold a number that cannot be "):
+        build.report(params, inputs, out)
+    assert not out.exists()

@@ -1,6 +1,8 @@
 """Every quantity that tables show, once: its title in the report, its key in flat files, and where it is found.
 
-A column added here stands in the report's table of its section, in metrics.json and in results.csv.
+A line here stands in the report's table of its section (of the CPU's; a GPU's tables choose), in metrics.json and in
+results.csv. A new quantity is a field of findings.py, `| None = None` so that older files are still read; its value,
+made in estimates.py from what a stage left; and a line here.
 """
 
 from collections.abc import Callable
@@ -56,7 +58,7 @@ SPEED: tuple[Column[Speed], ...] = (  # of one batch size
     Column("p99 ms", "latency_{b}_ms_p99", lambda speed: speed.p99_ms, ".1f"),
     Column("CV %", "latency_{b}_cv_pct", lambda speed: speed.cv_pct, ".1f"),
     Column("× fastest other", "vs_fastest_other_{b}_x", lambda speed: ratio_to(speed.fastest_other), ".2f"),
-    Column("× best float", "vs_best_float_{b}_x", lambda speed: ratio_to(speed.best_float), ".2f"),
+    Column("× best other float", "vs_best_float_{b}_x", lambda speed: ratio_to(speed.best_float), ".2f"),
     Column("× fp32", "speedup_{b}_x", lambda speed: speed.speedup, ".2f"),
     Column("images/s", "throughput_{b}_img_s", lambda speed: speed.images_per_s, ".1f"),
     Column("10⁹ products/s", "linear_{b}_gproducts_s", lambda speed: speed.gproducts_per_s, ".0f"),

@@ -44,13 +44,15 @@ def recipes(
         labels: of the validation images, (N,).
     """
     found = {name: _recipe(name, evidence, labels, roofline, params) for name in evidence}
-    tests = {
+    compared = {
         name: recipe.accuracy
         for name, recipe in found.items()
         if recipe.accuracy and recipe.accuracy.gained is not None
     }
-    corrected = statistics.holm([accuracy.mcnemar_p or 0.0 for accuracy in tests.values()])
-    for (name, accuracy), p in zip(tests.items(), corrected, strict=True):
+    corrected = statistics.holm(
+        [statistics.mcnemar_p(accuracy.gained or 0, accuracy.lost or 0) for accuracy in compared.values()]
+    )
+    for (name, accuracy), p in zip(compared.items(), corrected, strict=True):
         changed = accuracy.model_copy(update={"holm_p": round(p, 4)})
         found[name] = found[name].model_copy(update={"accuracy": changed})
     return found

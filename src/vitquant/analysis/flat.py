@@ -92,7 +92,8 @@ def _rows(device: str, study: Study) -> Iterator[dict[str, Any]]:
         traits = recipe.traits
         fixed = {
             "device": printable(device),
-            "cpu": printable(cpu),
+            "host_cpu": printable(cpu),
+            "git_commit": printable(study.environment.git_commit),
             "study": printable(study.facts.name),
             "model": printable(study.facts.model),
             "images": study.facts.eval_images,
@@ -106,7 +107,14 @@ def _rows(device: str, study: Study) -> Iterator[dict[str, Any]]:
         footprint = _cells(recipe.footprint, FOOTPRINT) if recipe.footprint else {}
         for size in recipe.speeds or [None]:
             speed = _cells(recipe.at(size), SPEED) if size else {}
-            yield {**fixed, "batch": size, **speed, **accuracy, **footprint}
+            yield {**fixed, "batch": size, **_rivals(recipe, size), **speed, **accuracy, **footprint}
+
+
+def _rivals(recipe: Recipe, size: int | None) -> dict[str, str]:
+    """Whom the ratios of a batch size are taken to."""
+    speed = recipe.speeds.get(size or 0)
+    rivals = {"fastest_other": speed and speed.fastest_other, "best_float": speed and speed.best_float}
+    return {name: printable(rival.recipe) if rival else "" for name, rival in rivals.items()}
 
 
 def _cells(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.params import BASELINE, Params
 from vitquant.results import form, predictions
-from vitquant.results.accuracy import Accuracy
+from vitquant.results.accuracy import Accuracy, Predicted
 from vitquant.results.benchmark import Benchmark, Benchmarked
 from vitquant.results.environment import Machine
 from vitquant.results.facts import Facts, facts
@@ -66,6 +66,10 @@ def load(params: Params, inputs: Inputs) -> Results:
     if not fp32.measured or not fp32.measured.latency_ms:
         reason = fp32.unavailable or "it was not timed"
         raise VitquantError(f"{BASELINE}, the baseline of every ratio, could not be benchmarked: {reason}: {MEND}")
+    sizes = {size for found in benchmark.recipes.values() if found.measured for size in found.measured.latency_ms}
+    if sizes - fp32.measured.latency_ms.keys():
+        size = min(sizes - fp32.measured.latency_ms.keys())
+        raise VitquantError(f"{inputs.benchmark}: {BASELINE} was not timed at batch {size}, as others were: {MEND}")
     profile = form.read(inputs.profile, Profile) if inputs.profile.exists() else None
     machines: dict[Path, Machine] = {inputs.benchmark: benchmark.environment}
     if profile:
@@ -80,43 +84,65 @@ def _evidence(
 ) -> dict[str, Evidence]:
     """What there is of each recipe; the machines of its files are added to `machines`."""
     evidence: dict[str, Evidence] = {}
-    baseline_tokens: NDArray[np.float32] | None = None
+    baseline: dict[str, NDArray[np.float32]] = {}
     for name in (BASELINE, *(name for name in params.recipes if name != BASELINE)):
         file = inputs.accuracy / f"{name}.json"
-        accuracy = form.read(file, Accuracy)
-        speed = benchmark.recipes.get(name)
-        unavailable, logits, cosine = {}, None, None
-        arrays_file = inputs.predictions / f"{name}.npz"
-        arrays = predictions.read(arrays_file)
+        accuracy, timed = form.read(file, Accuracy), benchmark.recipes.get(name)
+        _check_recipe(file, name, accuracy, inputs.benchmark, timed)
+        unavailable, arrays = {}, {}
         if accuracy.predicted:
             machines[file] = accuracy.predicted.environment
-            _check_artifact(file, accuracy, inputs.benchmark, speed)
-            logits = _logits(arrays_file, arrays, "logits", accuracy.predicted.logits_sha256)
-            _check_shape(arrays_file, logits, prepared)
-            tokens = _class_tokens(arrays_file, arrays, len(logits))
-            if name == BASELINE:
-                baseline_tokens = tokens
-            if tokens is not None and baseline_tokens is not None:
-                if tokens.shape != baseline_tokens.shape:
-                    raise VitquantError(f"{arrays_file}: class_tokens has shape {tokens.shape}: {MEND}")
-                cosine = predictions.cosine(tokens, baseline_tokens)
+            arrays = _predictions(inputs.predictions / f"{name}.npz", accuracy.predicted, prepared)
+            baseline = arrays if name == BASELINE else baseline
             if len(prepared.classes) <= 5:  # noqa: PLR2004
                 unavailable["top5"] = f"top-5 of {len(prepared.classes)} classes is always 100 %"
         else:
             unavailable["accuracy"] = accuracy.unavailable or "no reason was given"
-        if not speed or not speed.measured:
-            unavailable["benchmark"] = (speed and speed.unavailable) or "not in the benchmark"
-        elif speed.measured.slow:
-            unavailable["all but the first batches"] = speed.measured.slow
+        if not timed or not timed.measured:
+            unavailable["benchmark"] = (timed and timed.unavailable) or "not in the benchmark"
+        elif timed.measured.slow:
+            unavailable["all but the first batches"] = timed.measured.slow
         evidence[name] = Evidence(
             traits=accuracy.traits,
-            measured=speed.measured if speed else None,
+            measured=timed.measured if timed else None,
             device=accuracy.predicted.device if accuracy.predicted else "cpu",
-            logits=logits,
-            cosine=cosine,
+            logits=arrays.get("logits"),
+            cosine=_cosine(inputs.predictions / f"{name}.npz", arrays, baseline),
             unavailable=unavailable,
         )
     return {name: evidence[name] for name in params.recipes}
+
+
+def _predictions(file: Path, predicted: Predicted, prepared: Prepared) -> dict[str, NDArray[np.float32]]:
+    """`logits`, float32 (N, C), and `class_tokens`, float32 (N, D), where there are some."""
+    if not file.exists():
+        raise VitquantError(f"{file} is missing: {MEND}")
+    arrays = predictions.read(file)
+    logits = _logits(file, arrays, "logits", predicted.logits_sha256)
+    images, classes = len(prepared.labels("val")), len(prepared.classes)
+    if logits.shape != (images, classes) or predicted.images != images:
+        raise VitquantError(
+            f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
+            f"classes: {MEND}"
+        )
+    if "class_tokens" not in arrays:
+        return {"logits": logits}
+    tokens = arrays["class_tokens"]
+    if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
+        raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
+    return {"logits": logits, "class_tokens": _finite(file, "class_tokens", tokens)}
+
+
+def _cosine(
+    file: Path, arrays: Mapping[str, NDArray[np.float32]], baseline: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    """Of each image's class token to FP32's, where both are there."""
+    if "class_tokens" not in arrays or "class_tokens" not in baseline:
+        return None
+    ours, theirs = arrays["class_tokens"], baseline["class_tokens"]
+    if ours.shape != theirs.shape:
+        raise VitquantError(f"{file}: class_tokens has shape {ours.shape}: {MEND}")
+    return predictions.cosine(ours, theirs)
 
 
 def load_gpus(folder: Path) -> list[tuple[Gpu, Arrays]]:
@@ -163,6 +189,8 @@ def _check_predictions(file: Path, arrays: Arrays, name: str, study: GpuStudy) -
             raise VitquantError(f"{file}: {key} is missing: {MEND_GPU}")
         if arrays[key].shape != shape:
             raise VitquantError(f"{file}: {key} has shape {arrays[key].shape}, not {shape}: {MEND_GPU}")
+        if "/cosine" in key and np.abs(_finite(file, key, arrays[key], MEND_GPU)).max(initial=0) > 1.001:  # noqa: PLR2004
+            raise VitquantError(f"{file}: {key} holds what is no cosine: {MEND_GPU}")
         if key == array_name(name, "labels") and not _are_indices(arrays[key], classes):
             raise VitquantError(f"{file}: {key} holds no indices of {classes} classes: {MEND_GPU}")
 
@@ -183,11 +211,15 @@ def check_machines(machines: Mapping[Path, Machine]) -> None:
                 )
 
 
-def _check_artifact(file: Path, accuracy: Accuracy, benchmark_file: Path, speed: Benchmarked | None) -> None:
-    """Raise VitquantError where accuracy and speed, by the digests they carry, are of different artifacts."""
-    if not (accuracy.predicted and speed and speed.measured):
+def _check_recipe(file: Path, name: str, accuracy: Accuracy, benchmark_file: Path, timed: Benchmarked | None) -> None:
+    """Raise VitquantError where accuracy and speed are of different recipes, or of different artifacts of one."""
+    if accuracy.recipe != name:
+        raise VitquantError(f"{file} is of another recipe, {accuracy.recipe}: {MEND}")
+    if timed and timed.traits != accuracy.traits:
+        raise VitquantError(f"{file} and {benchmark_file} have different traits of {name}: {MEND}")
+    if not (accuracy.predicted and timed and timed.measured):
         return
-    ours, theirs = accuracy.predicted.artifact_sha256, speed.measured.artifact_sha256
+    ours, theirs = accuracy.predicted.artifact_sha256, timed.measured.artifact_sha256
     if ours != theirs:
         raise VitquantError(
             f"{file} and {benchmark_file} are of different artifacts of {accuracy.recipe} "
@@ -199,23 +231,11 @@ def _logits(file: Path, arrays: Arrays, name: str, sha256: str, mend: str = MEND
     """The logits that a result belongs to, float32 (N, C)."""
     if name not in arrays or predictions.digest(arrays[name]) != sha256:
         raise VitquantError(f"{file}: {name} is missing, or of another run than the results beside it: {mend}")
-    return np.asarray(arrays[name], dtype=np.float32)
+    return _finite(file, name, arrays[name], mend)
 
 
-def _class_tokens(file: Path, arrays: Arrays, images: int) -> NDArray[np.float32] | None:
-    """The class tokens, float32 (N, D), where there are some."""
-    if "class_tokens" not in arrays:
-        return None
-    tokens = arrays["class_tokens"]
-    if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
-        raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
-    return np.asarray(tokens, dtype=np.float32)
-
-
-def _check_shape(file: Path, logits: NDArray[np.float32], prepared: Prepared) -> None:
-    images, classes = len(prepared.labels("val")), len(prepared.classes)
-    if logits.shape != (images, classes):
-        raise VitquantError(
-            f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
-            f"classes: {MEND}"
-        )
+def _finite(file: Path, name: str, array: NDArray[Any], mend: str = MEND) -> NDArray[np.float32]:
+    """An array of real, finite numbers, as float32."""
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise VitquantError(f"{file}: {name} holds what is no finite number: {mend}")
+    return np.asarray(array, dtype=np.float32)

@@ -34,7 +34,7 @@ def recommend(study: Study, max_drop: float, batch: int, objective: Objective) -
         VitquantError: a negative drop, a batch size that was not measured, no accuracy to judge by, or no recipe but
             FP32 within the budget.
     """
-    if not max_drop >= 0:  # NaN too
+    if not 0 <= max_drop < math.inf:  # NaN neither
         raise VitquantError(
             f"--max-drop: {max_drop:g} is no loss: give percentage points of top-1 to lose, such as 0.3"
         )

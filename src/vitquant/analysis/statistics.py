@@ -16,9 +16,12 @@ TINY = 1e-12
 
 
 def hits(logits: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Whether each image's true class is among the k best-scored, bool (N,); ties go against the model."""
+    """Whether each image's true class is among the k best-scored, bool (N,); ties, and NaN, go against the model.
+
+    Logits are float32 (N, C), labels int64 (N,).
+    """
     truth = np.take_along_axis(logits, labels[:, None], axis=1)
-    return np.asarray((logits >= truth).sum(axis=1) <= k)
+    return np.asarray((~(logits < truth)).sum(axis=1) <= k)
 
 
 def proportion(hits: NDArray[np.bool_]) -> Estimate:

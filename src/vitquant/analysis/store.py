@@ -40,8 +40,7 @@ def at(revision: str) -> Study:
         return _parse(_json(current.stdout, name), name, ANOTHER).study
     before = _git("show", f"{commit}:{FILE_OF_VERSION_1}")
     if before.returncode:
-        said = (current.stderr.strip().splitlines() or ["no message"])[0]
-        raise VitquantError(f"{revision}: {FILE} cannot be read from that commit: {said}")
+        raise VitquantError(f"{revision}: that commit has neither {FILE} nor {FILE_OF_VERSION_1}: {ANOTHER}")
     name = f"{revision}: {FILE_OF_VERSION_1} of that commit"
     return _timed(version_1.convert(_json(before.stdout, name), name, ANOTHER), name, ANOTHER)
 

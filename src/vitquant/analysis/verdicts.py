@@ -40,7 +40,7 @@ def non_inferiority(accuracy: Accuracy, images: int, margin: float) -> NonInferi
     share = (accuracy.gained + accuracy.lost) / images
     return NonInferiority(
         margin=margin,
-        shown=accuracy.top1_delta.low > -margin,
+        shown=accuracy.top1_delta.low >= -margin,
         power=statistics.non_inferiority_power(share, images, margin / 100),
         images=statistics.non_inferiority_images(share, margin / 100),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vitquant.analysis.findings import Accuracy, Findings, Rival, Study
+from vitquant.analysis.findings import Accuracy, Findings, Recipe, Rival, Study
 from vitquant.analysis.recommend import BUDGET, recommended, subject
 from vitquant.analysis.verdicts import faster_or_slower, loss_or_gain, non_inferiority
 from vitquant.params import BASELINE, SEED_RECIPE
@@ -94,7 +94,7 @@ def _excluded(accuracy: Accuracy, study: Study) -> str:
     verdict, images = "is" if test.shown else "is not", study.facts.eval_images
     return (
         f" A loss of {BUDGET:g} pp or more {verdict} excluded: of a recipe that loses nothing, {images:,} images would "
-        f"exclude it in {100 * test.power:.0f} % of studies, {test.images:,} in 80 % (non-inferiority, "
+        f"exclude it in about {100 * test.power:.0f} % of studies, {test.images:,} in 80 % (non-inferiority, "
         "one-sided at 2.5 %)."
     )
 
@@ -124,7 +124,7 @@ def _others(study: Study) -> str:
             if loss_or_gain(delta) == verdict
         ]
         parts.append(f"{len(named)} of {len(deltas)} {words}" + (f" ({', '.join(named)})" if named else ""))
-    kept = [name for name, recipe in recipes.items() if recipe.accuracy and (recipe.accuracy.holm_p or 1) <= ALPHA]
+    kept = [name for name, recipe in recipes.items() if _differs(recipe)]
     if deltas:
         number = len([recipe for recipe in study.recipes.values() if recipe.top1_delta])
         parts.append(f"{len(kept)} differ after Holm's correction for {number} comparisons")
@@ -141,8 +141,14 @@ def _others(study: Study) -> str:
     ratios = [speed.speedup for speed in timed if speed.speedup]
     if ratios:
         faster = sum(faster_or_slower(ratio) == "faster" for ratio in ratios)
-        parts.append(f"{faster} of {len(ratios)} than {code(BASELINE)}")
+        parts.append(f"{faster} of {len(ratios)} are faster than {code(BASELINE)}")
     return f"{'; '.join(parts)}.{_seed(study)}"
+
+
+def _differs(recipe: Recipe) -> bool:
+    """Whether its top-1 differs from FP32's after Holm's correction."""
+    p = recipe.accuracy.holm_p if recipe.accuracy else None
+    return p is not None and p <= ALPHA
 
 
 def _seed(study: Study) -> str:
@@ -151,5 +157,5 @@ def _seed(study: Study) -> str:
         verdict = loss_or_gain(recipe.top1_delta)
         parts.append(f"{shown(recipe.top1_delta, '+.2f')} pp of top-1 ({verdict})")
     if recipe and (ratio := recipe.speedup(first)):
-        parts.append(f"{shown(ratio, '.2f')} × the speed")
+        parts.append(f"{shown(ratio, '.2f')} × the speed of {code(BASELINE)} at batch {first}")
     return f" The seed report's recipe, {code(SEED_RECIPE)}: {', '.join(parts)}." if parts else ""

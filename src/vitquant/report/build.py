@@ -18,6 +18,7 @@ from vitquant.analysis.details import Details, details
 from vitquant.analysis.findings import Findings
 from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
+from vitquant.errors import VitquantError, printable
 from vitquant.params import Params
 from vitquant.report import answer, figures, gpu_section, page, prose, tables
 from vitquant.report.text import code, escape, listing
@@ -42,26 +43,32 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
     details.json, plots/, report.md, report.html and figures/ into the folder `out`.
 
     Raises:
-        VitquantError: a result is missing or unreadable, or results do not belong together.
+        VitquantError: a result is missing or unreadable, results do not belong together, or a number cannot be; no file
+            but the figures has then changed.
     """
-    content = read(params, inputs)
-    study = content.findings.study
-    form.write(out / "findings.json", content.findings)
-    form.write(out / "details.json", content.details)
-    files.write_json(out / "metrics.json", flat.metrics(study))
-    files.write_json(out / "summary.json", flat.summary(study))
-    with files.atomic(out / "plots") as partial:
-        for name, rows in flat.plots(study).items():
-            files.write_json(partial / f"{name}.json", rows)
-    drawn = figures.draw(drawings(content), out / "figures")
-    text = markdown(params, content, drawn)
-    for name, written in (
-        ("results.csv", flat.table(content.findings)),
-        ("report.md", text),
-        ("report.html", page.page(text, out, [figure.name for figure in drawn])),
-    ):
-        with files.atomic(out / name) as partial:
-            partial.write_text(written, "utf-8")
+    try:
+        content = read(params, inputs)
+        study = content.findings.study
+        written: dict[str, Any] = {
+            "findings.json": form.dump(content.findings),
+            "details.json": form.dump(content.details),
+            "metrics.json": flat.metrics(study),
+            "summary.json": flat.summary(study),
+            **{f"plots/{name}.json": rows for name, rows in flat.plots(study).items()},
+            "results.csv": flat.table(content.findings),
+        }
+        drawn = figures.draw(drawings(content), out / "figures")
+        written["report.md"] = markdown(params, content, drawn)
+        written["report.html"] = page.page(written["report.md"], out, [figure.name for figure in drawn])
+    except (ArithmeticError, ValueError) as error:  # pydantic's are ValueErrors
+        said = printable(error)[:200]
+        raise VitquantError(f"the results hold a number that cannot be ({said}): run `dvc repro`") from None
+    for name, whole in written.items():
+        if isinstance(whole, str):
+            with files.atomic(out / name) as partial:
+                partial.write_text(whole, "utf-8")
+        else:
+            files.write_json(out / name, whole)
 
 
 def read(params: Params, inputs: Inputs) -> Content:

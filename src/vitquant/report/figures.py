@@ -81,11 +81,8 @@ def drawings(
         "Milliseconds per image, step by step from FP32 to vitquant-int8",
         figures_detail.waterfall(study),
     )
-    yield (
-        "throughput",
-        "Images per second of each recipe against the batch size",
-        figures_detail.throughput(study, marked),
-    )
+    speeds = "Images per second of each recipe against the batch size"
+    yield "throughput", speeds, figures_detail.throughput(study, marked)
     yield (
         "footprint",
         "Size on disk and peak memory of each recipe, in MB, beside the seed report's reductions of 74.4 % and 63.2 %",

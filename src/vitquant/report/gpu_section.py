@@ -98,10 +98,10 @@ def _speeds(study: Study) -> str:
         for size in dict.fromkeys((sizes[0], sizes[-1])) if sizes else ():
             speed = recipe.speeds.get(size)
             row[f"b{size} ms"] = cell(speed, lambda speed: speed.p50_ms, ".2f")
-            row[f"speed-up b{size} ×"] = shown(recipe.speedup(size), ".2f")
+            row[f"× fp32, b{size}"] = shown(recipe.speedup(size), ".2f")
         if sizes:
             speed, last = recipe.speeds.get(sizes[-1]), sizes[-1]
-            row[f"× best float, b{last}"] = shown(ratio_to(speed.best_float) if speed else None, ".2f")
+            row[f"× best other float, b{last}"] = shown(ratio_to(speed.best_float) if speed else None, ".2f")
             row[f"images/s, b{last}"] = cell(speed, lambda speed: speed.images_per_s, ",.0f")
             row[f"mJ per image, b{last}"] = cell(speed, lambda speed: speed.energy_mj, ".1f")
         rows.append(row)

@@ -43,9 +43,13 @@ def classes(details: Details) -> str:
     parts = []
     for name, rows in details.per_class.items():
         lost = [escape(row.name) for row in rows if row.top1_delta.high < 0]
-        verdict = f"Beyond the interval lost: {', '.join(lost)}." if lost else "None lost beyond its interval."
+        gained = [escape(row.name) for row in rows if row.top1_delta.low > 0]
+        verdict = "; ".join(
+            f"{what} beyond the interval: {', '.join(names) or 'none'}"
+            for what, names in (("Lost", lost), ("gained", gained))
+        )
         parts.append(
-            f"{code(name)}, the worst of {len(rows)} classes. {verdict} "
+            f"{code(name)}, the worst of {len(rows)} classes. {verdict}. "
             "At 95 % each, one class in twenty may lie outside by chance.\n\n" + _class_table(rows[:WORST])
         )
     for name, images in details.disagreement.items():

@@ -22,7 +22,7 @@ def text(chosen: Recommendation, study: Study) -> str:
         lines.append(f"No quantized recipe within the budget has a better {chosen.objective}.")
     elif delta and delta.low < -budget:
         lines.append(
-            f"Not certain: the interval reaches {delta.low:+.2f} pp, beyond the budget of {-budget:+g} pp; {images} "
+            f"Not certain: the interval reaches {delta.low:+.2f} pp, beyond the budget of {0 - budget:+g} pp; {images} "
             "images do not exclude a larger loss."
         )
     return "\n".join(lines)

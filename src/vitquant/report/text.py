@@ -14,13 +14,19 @@ def shown(value: Estimate | float | None, form: str) -> str:
     if value is None:
         return MISSING
     if isinstance(value, Estimate):
-        return f"{value.value:{form}} {interval(value, form)}"
-    return format(value, form)
+        return f"{_number(value.value, form)} {interval(value, form)}"
+    return _number(value, form)
+
+
+def _number(value: float, form: str) -> str:
+    """Formatted; what is rounded to nothing has no minus."""
+    text = format(value, form)
+    return text if text.strip("-0.") else text.replace("-", "+" if "+" in form else "")
 
 
 def interval(estimate: Estimate, form: str) -> str:
     """An estimate's interval as it is printed everywhere."""
-    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+    return f"[{_number(estimate.low, form)}, {_number(estimate.high, form)}]"
 
 
 def relative(percent: float) -> str:
