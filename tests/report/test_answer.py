@@ -89,7 +89,7 @@ def test_a_quantized_recipe_of_any_name_is_the_subject_beside_a_faster_one_that_
     assert marked(study) == ["mine"]
     text = answered(study)
     assert "**Use** `int8-w8a8`, " in text
-    assert "of top-1; it does not quantize; " in text
+    assert "of top-1; it does not quantize, and the next lines are of `mine`, the fastest that does; " in text
     assert "1 of 1 lose top-1 beyond the interval (`mine` [-2.10, -1.30] pp); 0 of 1 gain it" in text
 
 

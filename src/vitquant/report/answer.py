@@ -37,7 +37,7 @@ def _use(study: Study) -> str:
         return f"{code(BASELINE)}: no recipe that loses at most {BUDGET:g} pp of top-1 is faster at batch {first}."
     rule = f"{code(chosen)}, the fastest at batch {first} of the recipes that lose at most {BUDGET:g} pp of top-1"
     if not study.recipes[chosen].traits.quantized:
-        rule += "; it does not quantize"
+        rule += f"; it does not quantize, and the next lines are of {code(subject(study))}, the fastest that does"
     if delta.low < -BUDGET:
         return f"{rule}. {study.facts.eval_images:,} images do not exclude a loss of up to {-delta.low:.2f} pp."
     return f"{rule}; its 95 % interval lies within that bound."
