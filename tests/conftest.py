@@ -77,12 +77,19 @@ def mini_study(images: Path) -> dict:
         "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
         "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "workers": 0},
         "benchmark": {
+            "launches": 2,
+            "max_busy_pct": 100,
+            "max_repeats": 0,
             "warmup": 1,
-            "batches": [{"size": 1, "rounds": 5}, {"size": 4, "rounds": 3}],
+            "batches": [{"size": 1, "rounds": 3}, {"size": 4, "rounds": 2}],
             "seed": 0,
+            "energy_seconds": 0.1,
         },
         "cuda": {
             "recipes": {"fp32": {"method": "floating_point", "dtype": "float32", "compile": False}},
+            "launches": 1,
+            "max_busy_pct": 100,
+            "max_repeats": 0,
             "warmup": 1,
             "batches": [{"size": 1, "rounds": 3, "passes": 2}, {"size": 4, "rounds": 3}],
             "seed": 0,
@@ -90,7 +97,6 @@ def mini_study(images: Path) -> dict:
             "profile": ["fp32"],
             "speed_only": [],
         },
-        "report": {"resamples": 200, "seed": 0},
     }
 
 

@@ -12,7 +12,7 @@ from vitquant.measure import cuda_results
 from vitquant.results import form, predictions
 from vitquant.results.accuracy import Accuracy as AccuracyFile
 from vitquant.results.accuracy import Predicted
-from vitquant.results.benchmark import Benchmark, Benchmarked, Measured, Memory
+from vitquant.results.benchmark import Benchmark, Benchmarked, Launches, Measured, Memory, Trial
 from vitquant.results.environment import Conditions, Environment, Machine
 from vitquant.results.facts import Facts
 from vitquant.results.gpu import GpuStudy, array_name
@@ -53,7 +53,7 @@ def study() -> Study:
     made = Study(
         facts=FACTS,
         environment=ENVIRONMENT,
-        conditions=CONDITIONS,
+        conditions=[CONDITIONS],
         recipes={
             "fp32": alone(FP32, FP32_TOP1, FP32_MS, size_mb=86.6, peak_mb=123.0),
             "bf16-compiled": recipe(BF16_COMPILED, BF16_SPEEDUP, delta=0.2, size_mb=43.3, peak_mb=89.0),
@@ -141,7 +141,7 @@ def _speed(milliseconds: float, size: int) -> Speed:
         p90_ms=1.2 * milliseconds,
         p99_ms=1.4 * milliseconds,
         mean=Estimate(value=milliseconds, low=0.95 * milliseconds, high=1.05 * milliseconds, unit="ms"),
-        cv_pct=4.0,
+        spread_pct=4.0,
         images_per_s=1000 * size / milliseconds,
     )
 
@@ -205,7 +205,8 @@ def benchmark(int8: str = "dynamic-int8") -> Benchmark:
     """Of `stages`."""
     return Benchmark(
         environment=ENVIRONMENT,
-        conditions=CONDITIONS,
+        conditions=[CONDITIONS, CONDITIONS],
+        unavailable_energy="no meter",
         products_per_image=2_000_000_000,
         register_products_per_s={"float32": 100e9, "int8": 400e9},
         recipes={
@@ -214,8 +215,10 @@ def benchmark(int8: str = "dynamic-int8") -> Benchmark:
                 measured=Measured(
                     artifact_sha256=DIGEST,
                     size_bytes=80_000_000,
-                    memory_bytes=Memory(model=100_000_000, peak=120_000_000),
-                    latency_ms={1: PASSES_MS, 8: [8 * ms for ms in PASSES_MS]},
+                    memory_bytes=[_memory(100, load=120, batch8=200), _memory(104, load=120, batch8=210)],
+                    latency_ms=_launches({1: PASSES_MS, 8: [8 * ms for ms in PASSES_MS]}),
+                    from_file_ms=[[104.0, 114.0], [94.0, 109.0]],
+                    trials={8: Trial(whole_ms=800.0, split_ms=900.0)},
                 ),
             ),
             int8: Benchmarked(
@@ -223,12 +226,24 @@ def benchmark(int8: str = "dynamic-int8") -> Benchmark:
                 measured=Measured(
                     artifact_sha256=DIGEST,
                     size_bytes=20_000_000,
-                    memory_bytes=Memory(model=50_000_000, peak=60_000_000),
-                    latency_ms={1: [ms / 2.5 for ms in PASSES_MS], 8: [4 * ms for ms in PASSES_MS]},
+                    memory_bytes=[_memory(50, load=60, batch8=70), _memory(50, load=60, batch8=70)],
+                    latency_ms=_launches({1: [ms / 2.5 for ms in PASSES_MS], 8: [4 * ms for ms in PASSES_MS]}),
+                    from_file_ms=[[44.0, 48.0], [40.0, 46.0]],
+                    trials={8: Trial(whole_ms=450.0, split_ms=400.0)},
                 ),
             ),
         },
     )
+
+
+def _launches(passes: dict[int, list[float]]) -> dict[int, Launches]:
+    """Passes as they are timed in two launches, the first half of them in the first."""
+    return {size: [ms[: len(ms) // 2], ms[len(ms) // 2 :]] for size, ms in passes.items()}
+
+
+def _memory(model: int, load: int, batch8: int) -> Memory:
+    """In 10^6 bytes."""
+    return Memory(model=model * 10**6, load_peak=load * 10**6, peak={1: load * 10**6, 8: batch8 * 10**6})
 
 
 def write_accuracy(inputs: Inputs, name: str, traits: Traits, logits: np.ndarray) -> None:
@@ -272,7 +287,8 @@ def gpu_study(device: str = "NVIDIA H200", facts: Facts = SEEDS) -> GpuStudy:
         date="2026-11-24",
         study=facts,
         environment=ENVIRONMENT.model_copy(update={"gpu": device, "driver": "570.1", "git_commit": "c" * 40}),
-        conditions=CONDITIONS,
+        conditions=[CONDITIONS],
+        copy_ms={1: 0.1, 128: 5.0},
         products_per_image=2_000_000_000,
         recipes={
             "fp32": Benchmarked(traits=FP32, measured=_on_gpu({1: [2.0] * 7, 128: [100.0] * 7})),
@@ -299,8 +315,8 @@ def _on_gpu(latency_ms: dict[int, list[float]]) -> Measured:
     return Measured(
         artifact_sha256=DIGEST,
         size_bytes=88_000_000,
-        memory_bytes=Memory(model=300_000_000, peak=400_000_000),
-        latency_ms=latency_ms,
+        memory_bytes=[Memory(model=300_000_000, load_peak=400_000_000)],
+        latency_ms={size: [rounds] for size, rounds in latency_ms.items()},
         process_memory_bytes=1_200_000_000,
         energy_mj={max(latency_ms): 55.5},
     )

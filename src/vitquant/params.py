@@ -186,9 +186,13 @@ class Batch(Section):
 class Benchmark(Section):
     """How latency is measured."""
 
-    warmup: Annotated[int, Field(ge=0)]
+    launches: PositiveInt
+    max_busy_pct: Annotated[float, Field(gt=0, le=100)]
+    max_repeats: Annotated[int, Field(ge=0)]
+    warmup: PositiveInt
     batches: Annotated[list[Batch], Field(min_length=1)]
     seed: Seed
+    energy_seconds: PositiveFloat
 
     @field_validator("batches")
     @classmethod
@@ -203,7 +207,6 @@ class Cuda(Benchmark):
     """What is measured on a GPU, and how."""
 
     recipes: dict[RecipeName, Recipe]
-    energy_seconds: PositiveFloat
     profile: list[str]
     speed_only: list[str]
 
@@ -215,13 +218,6 @@ class Cuda(Benchmark):
         if unknown:
             raise ValueError(f"profile names recipes that are not there: {', '.join(unknown)}")
         return self
-
-
-class Report(Section):
-    """How the statistics are computed."""
-
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Seed
 
 
 class Params(Section):
@@ -240,7 +236,6 @@ class Params(Section):
     evaluate: Evaluate
     benchmark: Benchmark
     cuda: Cuda
-    report: Report
 
     @model_validator(mode="after")
     def _head_fits(self) -> "Params":

@@ -186,7 +186,7 @@ def test_a_top5_of_few_classes_says_nothing(findings: Findings) -> None:
 @pytest.mark.parametrize(("cv", "expected"), [(5.0, REPRODUCED), (5.1, MISSED)])
 def test_low_variance_is_a_coefficient_of_five_percent(findings: Findings, cv: float, expected: str) -> None:
     own = findings.study.recipes[SEED]
-    speeds = {size: speed.model_copy(update={"cv_pct": cv}) for size, speed in own.speeds.items()}
+    speeds = {size: speed.model_copy(update={"spread_pct": cv}) for size, speed in own.speeds.items()}
     study = handmade.with_recipe(findings.study, SEED, own.model_copy(update={"speeds": speeds}))
     assert verdict(of(study), "variance over runs")[0] == expected
 

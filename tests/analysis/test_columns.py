@@ -5,6 +5,8 @@ import handmade
 from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, interval_key
 from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Rival, Speed
 
+NOT_COLUMNS = ("device", "way", "memory_peak_range_mb", "memory_model_range_mb")  # words, and ranges beside a column
+
 
 def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> None:
     """What is not set in the study made by hand is set here."""
@@ -15,7 +17,15 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
         (ACCURACY, own.accuracy),
         (
             SPEED,
-            own.at(8).model_copy(update={"energy_mj": 1.5, "gproducts_per_s": 2.5, "register_pct": 3.5}),
+            own.at(8).model_copy(
+                update={
+                    "energy_mj": 1.5,
+                    "gproducts_per_s": 2.5,
+                    "register_pct": 3.5,
+                    "from_file_ms": 4.5,
+                    "memory_peak_mb": 9.0,
+                }
+            ),
         ),
         (FOOTPRINT, own.footprint.model_copy(update={"memory_process_mb": 400.0})),
     )
@@ -23,7 +33,7 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
         values = {
             name: value.ratio if isinstance(value, Rival) else value
             for name, value in dict(part).items()
-            if name != "device"
+            if name not in NOT_COLUMNS
         }
         found = [column.of(part) for column in section]  # type: ignore[arg-type]
         assert sorted(map(repr, found)) == sorted(map(repr, values.values()))
@@ -36,7 +46,7 @@ def test_a_part_that_has_little_is_shown_with_gaps() -> None:
     top1 = Estimate(value=80.0, low=70.0, high=90.0, unit="%")
     accuracy = Accuracy(device="cpu", top1=top1)
     assert [column.of(accuracy) for column in ACCURACY] == [top1] + [None] * 10
-    speed = Speed(p50_ms=1.0, p90_ms=2.0, p99_ms=3.0, cv_pct=4.0, images_per_s=5.0)
+    speed = Speed(p50_ms=1.0, p90_ms=2.0, p99_ms=3.0, spread_pct=4.0, images_per_s=5.0)
     assert [found for column in SPEED if (found := column.of(speed))] == [1.0, 2.0, 3.0, 4.0, 5.0]
     footprint = Footprint(memory_model_mb=1.0, memory_peak_mb=2.0, size_mb=3.0)
     assert [column.of(footprint) for column in FOOTPRINT] == [1.0, 2.0, None, 3.0, None]

@@ -86,4 +86,4 @@ def test_details_are_kept(params: Params, inputs: Inputs, tmp_path: Path) -> Non
     made = found(params, inputs, INT8_NAME)
     form.write(tmp_path / "details.json", made)
     assert form.read(tmp_path / "details.json", Details) == made
-    assert json.loads((tmp_path / "details.json").read_text())["version"] == 2
+    assert json.loads((tmp_path / "details.json").read_text())["version"] == 3

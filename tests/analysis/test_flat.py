@@ -15,7 +15,7 @@ from vitquant.results import form
 
 OF_A_BATCH = {
     "latency_{b}_mean_ms", "latency_{b}_mean_ci95_ms", "latency_{b}_ms_p50", "latency_{b}_ms_p90",
-    "latency_{b}_ms_p99", "latency_{b}_cv_pct", "throughput_{b}_img_s",
+    "latency_{b}_ms_p99", "latency_{b}_spread_pct", "throughput_{b}_img_s",
 }  # fmt: skip
 ALONE = {
     "traits", "accuracy_device", "top1_pct", "top1_ci95_pct", "top5_pct", "top5_ci95_pct", "memory_model_mb",
@@ -126,6 +126,7 @@ def test_the_tables_header_has_units_and_the_ends_of_intervals(table: pd.DataFra
         "arithmetic",
         "execution",
         "batch",
+        "way",
         "fastest_other",
         "best_float",
     ]

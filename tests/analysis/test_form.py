@@ -27,7 +27,7 @@ EVERY_KIND = {
     "a benchmark": handmade.benchmark(),
     "why it was not measured": Benchmark(
         environment=ENVIRONMENT,
-        conditions=CONDITIONS.model_copy(update={"cpu_mhz": None}),
+        conditions=[CONDITIONS.model_copy(update={"cpu_mhz": None})],
         products_per_image=1,
         recipes={"int8": Benchmarked(traits=INT8, unavailable="no VNNI")},
         unavailable_register_rate="no compiler",
@@ -48,7 +48,9 @@ EVERY_KIND = {
         studies={
             "sample": GpuStudy(
                 environment=ON_A_GPU,
-                conditions=CONDITIONS,
+                conditions=[CONDITIONS],
+                repeated=[CONDITIONS],
+                copy_ms={1: 0.5},
                 products_per_image=10,
                 recipes={
                     "bf16": Benchmarked(
@@ -56,8 +58,8 @@ EVERY_KIND = {
                         measured=Measured(
                             artifact_sha256=DIGEST,
                             size_bytes=1,
-                            memory_bytes=Memory(model=-1, peak=2),
-                            latency_ms={1: [1.0, 2.0]},
+                            memory_bytes=[Memory(model=-1, load_peak=2, peak={1: 2})],
+                            latency_ms={1: [[1.0, 2.0]]},
                             unavailable_batches={256: "out of memory"},
                             process_memory_bytes=3,
                             energy_mj={1: 0.5},
@@ -105,7 +107,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     *parents, key = path.split("/")
     place = content
     for parent in parents:
-        place = place[parent]
+        place = place[int(parent) if isinstance(place, list) else parent]
     place[key] = value
     return content
 
@@ -134,9 +136,9 @@ def test_what_is_written_is_read_as_equal(result: ResultFile, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "has version 1 of the format, this is vitquant with version 2: measure again with `dvc repro`"),
-        ({"version": 3}, "has version 3 of the format"),
-        ({"version": "2"}, "has version '2' of the format"),
+        ({}, "has version 1 of the format, this is vitquant with version 3: measure again with `dvc repro`"),
+        ({"version": 4}, "has version 4 of the format"),
+        ({"version": "3"}, "has version '3' of the format"),
         ([], "is no file of results"),
         (None, "is no file of results"),
     ],
@@ -155,11 +157,11 @@ def test_another_version_is_refused(tmp_path: Path, content: object, message: st
         ("recipes/fp32", None, "recipes.fp32: Input should be an object (got None)"),
         ("recipes/fp32/traits/arithmetic", "roman", "recipes.fp32.traits.arithmetic: Input should be 'float32', "),
         ("recipes/fp32/measured/artifact_sha256", "ab", "recipes.fp32.measured.artifact_sha256: String should match"),
-        ("recipes/fp32/measured/latency_ms/8", [1.0, -1.0], "recipes.fp32.measured.latency_ms.8.1: Input should be"),
-        ("recipes/fp32/measured/latency_ms/8", [1.0], "recipes.fp32.measured.latency_ms.8: List should have at least"),
-        ("recipes/fp32/measured/latency_ms/0", [1.0, 1.0], "recipes.fp32.measured.latency_ms.0: Input should be"),
-        ("conditions/steal_pct", float("nan"), "conditions.steal_pct: Input should be a finite number (got nan)"),
-        ("conditions/seconds", float("inf"), "conditions.seconds: Input should be a finite number (got inf)"),
+        ("recipes/fp32/measured/latency_ms/8", [[1.0, -1.0]], "recipes.fp32.measured.latency_ms.8.0.1: Input should be"),
+        ("recipes/fp32/measured/latency_ms/8", [[1.0]], "recipes.fp32.measured.latency_ms.8.0: List should have at least"),
+        ("recipes/fp32/measured/latency_ms/0", [[1.0, 1.0]], "recipes.fp32.measured.latency_ms.0: Input should be"),
+        ("conditions/0/steal_pct", float("nan"), "conditions.0.steal_pct: Input should be a finite number (got nan)"),
+        ("conditions/0/seconds", float("inf"), "conditions.0.seconds: Input should be a finite number (got inf)"),
     ],
 )  # fmt: skip
 def test_a_key_or_value_that_does_not_belong_there_is_named(tmp_path: Path, key: str, value: Any, message: str) -> None:
@@ -174,7 +176,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, "{").startswith("is not valid JSON (")
-    assert refused(tmp_path, '{"version": 2, "recipes": ' + "[" * 300 + "]" * 300 + "}").startswith(
+    assert refused(tmp_path, '{"version": 3, "recipes": ' + "[" * 300 + "]" * 300 + "}").startswith(
         "Invalid JSON: recursion"
     )
     with pytest.raises(VitquantError, match="nowhere.json is missing: run `dvc repro` to make it"):

@@ -319,4 +319,4 @@ def test_a_gpus_predictions_of_other_data_are_refused(cuda: Path) -> None:
 def test_a_gpus_file_of_version_1_is_refused(cuda: Path) -> None:
     files.write_json(cuda / "old.json", {"device": "NVIDIA T4", "quantize_dynamic": "none", "studies": {}})
     message = refusal_of_gpus(cuda)
-    assert message.startswith("old.json has version 1 of the format, this is vitquant with version 2: delete it")
+    assert message.startswith("old.json has version 1 of the format, this is vitquant with version 3: delete it")

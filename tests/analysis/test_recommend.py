@@ -24,7 +24,7 @@ def recipe(traits: Traits, delta: float, interval: list[float], speedup: float, 
     def speed(milliseconds: float) -> Speed:
         p50 = round(milliseconds / speedup, 2)
         return Speed(
-            p50_ms=p50, p90_ms=p50, p99_ms=p50, cv_pct=1.0, images_per_s=1.0, speedup=None if is_fp32 else ratio
+            p50_ms=p50, p90_ms=p50, p99_ms=p50, spread_pct=1.0, images_per_s=1.0, speedup=None if is_fp32 else ratio
         )
 
     return Recipe(

@@ -95,10 +95,10 @@ def test_a_commit_with_broken_results(repository: Path, name: str) -> None:
 
 
 def test_a_commit_of_a_later_version(repository: Path) -> None:
-    files.write_json(repository / store.FILE, form.dump(handmade.findings()) | {"version": 3})
+    files.write_json(repository / store.FILE, form.dump(handmade.findings()) | {"version": 4})
     commit()
     assert refusal("HEAD") == (
-        "HEAD: results/findings.json of that commit has version 3 of the format, this is vitquant with version 2: "
+        "HEAD: results/findings.json of that commit has version 4 of the format, this is vitquant with version 3: "
         "name another commit"
     )
 
@@ -123,7 +123,7 @@ def test_a_study_whose_baseline_was_not_timed_is_refused(repository: Path, lacki
         store.read(repository / store.FILE)
 
 
-@pytest.mark.parametrize("content", [{}, [], {"recipes": {}}, {"version": 2}])
+@pytest.mark.parametrize("content", [{}, [], {"recipes": {}}, {"version": 3}])
 def test_findings_of_another_form(content: object, tmp_path: Path) -> None:
     (tmp_path / "findings.json").write_text(json.dumps(content))
     with pytest.raises(VitquantError, match=r"findings\.json.*: make it again with `dvc repro`"):

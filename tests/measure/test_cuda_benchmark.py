@@ -80,7 +80,7 @@ def test_the_findings_of_what_was_measured(
     for own, arrays in measured:
         results.add(tmp_path, "no kernel", own, arrays)
     (loaded,) = load_gpus(tmp_path)
-    device = analyse_device(*loaded, study.report)
+    device = analyse_device(*loaded)
     assert device.device == gpu
     fp32, int8 = (device.studies["mini"].recipes[name] for name in GPU_RECIPES)
     assert fp32.accuracy

@@ -136,7 +136,7 @@ def benchmark(found: Study) -> Benchmark:
     assert any_measured
     recipes = {}
     for name, recipe in found.recipes.items():
-        passes = {size: (speed.p50_ms * spread).tolist() for size, speed in recipe.speeds.items()}
+        passes = {size: [(speed.p50_ms * spread).tolist()] for size, speed in recipe.speeds.items()}
         recipes[name] = Benchmarked(
             traits=recipe.traits, measured=any_measured.model_copy(update={"latency_ms": passes})
         )

@@ -33,7 +33,7 @@ def found(params: Params, inputs: load.Inputs, *studies: GpuStudy) -> Findings:
     """What the report is made from, of raw results of GPUs too."""
     for study in studies:
         handmade.write_gpu(inputs.cuda, study)
-    return analyse(load.load(params, inputs), params.report)
+    return analyse(load.load(params, inputs))
 
 
 def section(params: Params, inputs: load.Inputs, *studies: GpuStudy) -> str:
@@ -48,7 +48,7 @@ def recipe(traits: Traits, milliseconds: float) -> Benchmarked:
     """Timed at batch 8 in every round alike; it has nothing else that is worth a look."""
     like = handmade.gpu_study().recipes["fp32"].measured
     assert like
-    return Benchmarked(traits=traits, measured=like.model_copy(update={"latency_ms": {8: [milliseconds] * 3}}))
+    return Benchmarked(traits=traits, measured=like.model_copy(update={"latency_ms": {8: [[milliseconds] * 3]}}))
 
 
 def test_no_device(params: Params, inputs: load.Inputs) -> None:
@@ -87,7 +87,7 @@ def test_the_verdict_follows_the_interval(
 ) -> None:
     int8 = gpu.recipes["int8-compiled"].measured
     assert int8
-    int8.latency_ms[128] = [20.0 / ratio for ratio in ratios]
+    int8.latency_ms[128] = [[20.0 / ratio for ratio in ratios]]
     assert f"- Batch 128: {verdict}" in section(params, inputs, gpu)
 
 

@@ -196,16 +196,24 @@ def test_the_accuracy_table_says_how_far_class_tokens_move(params: Params, input
 def test_a_busy_machine_is_told_above_its_bound(others: float, steal: float, busy: bool) -> None:
     """What others' processes and others' machines took counts together."""
     conditions = handmade.CONDITIONS.model_copy(update={"others_pct": others, "steal_pct": steal})
-    line = prose.conditions(conditions)
+    line = prose.conditions([handmade.CONDITIONS, conditions])
     assert ("The machine was busy" in line) == busy
-    assert f"10 minutes other processes had {others} % of the cores' time and other virtual machines {steal} %" in line
-    assert "(load average 0.1 before and 1.9 after, clock 2,600 and 2,500 MHz)." in line
-    assert "MHz" not in prose.conditions(conditions.model_copy(update={"cpu_mhz": None}))
-    assert prose.conditions(None) == ""
+    assert "2 launches were timed for 20 minutes; in the busiest other processes had" in line
+    assert f"{others} % of the cores' time and other virtual machines {steal} %" in line
+    assert "(load average 0.1 before and 1.9 after, clock 2,500 to 2,600 MHz)." in line
+    assert "MHz" not in prose.conditions([conditions.model_copy(update={"cpu_mhz": None})])
+    assert prose.conditions([]) == ""
+
+
+def test_every_launch_that_was_thrown_away_is_told() -> None:
+    busy = handmade.CONDITIONS.model_copy(update={"others_pct": 30.0, "steal_pct": 4.0})
+    line = prose.conditions([handmade.CONDITIONS], [busy, busy])
+    assert "2 launches were thrown away before anybody saw the times, since others had 34.0 % and 34.0 %." in line
+    assert "The machine was busy" not in line
 
 
 def test_the_report_says_how_busy_the_machine_was(written: Path) -> None:
-    assert prose.conditions(handmade.CONDITIONS) in (written / "report.md").read_text()
+    assert prose.conditions([handmade.CONDITIONS, handmade.CONDITIONS]) in (written / "report.md").read_text()
 
 
 def test_the_report_says_where_accuracy_was_measured() -> None:
@@ -340,7 +348,7 @@ def test_nothing_is_written_of_results_that_are_refused(params: Params, inputs: 
     assert str(error.value) == f"{message}: {load.MEND}"
     inputs.profile.unlink()
     files.write_json(inputs.cuda / "old.json", {"device": "NVIDIA T4", "quantize_dynamic": "", "studies": {}})
-    with pytest.raises(VitquantError, match=r"old.json has version 1 of the format, this is vitquant with version 2"):
+    with pytest.raises(VitquantError, match=r"old.json has version 1 of the format, this is vitquant with version 3"):
         build.report(params, inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -399,8 +407,9 @@ def test_a_number_that_cannot_be_ends_in_one_line_and_writes_nothing(
     benchmark = handmade.benchmark()
     measured = benchmark.recipes["dynamic-int8"].measured
     assert measured
-    measured.memory_bytes.peak = peak
-    measured.latency_ms[1] = [latency, latency, latency, latency]
+    for memory in measured.memory_bytes:
+        memory.load_peak = peak
+    measured.latency_ms[1] = [[latency, latency], [latency, latency]]
     form.write(inputs.benchmark, benchmark)
     with pytest.raises(VitquantError, match="^the results hold a number that cannot be "):
         build.report(params, inputs, out)

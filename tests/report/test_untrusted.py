@@ -235,7 +235,7 @@ def test_a_text_in_the_audit_is_shown_as_it_is_but_for_its_backticks(
     """There backticks set off code: one of somebody else's becomes a letter that looks like it."""
     inputs = handmade.stages(prepared, tmp_path)
     handmade.write_gpu(inputs.cuda, handmade.gpu_study("NVIDIA T4"), text)
-    audit = tables.claims(claims.audit(analyse(load.load(params, inputs), params.report)))
+    audit = tables.claims(claims.audit(analyse(load.load(params, inputs))))
     row = next(line for line in audit.splitlines() if line.startswith("| where it ran"))
     header = "| a | b | c | d | e |\n|---|---|---|---|---|\n"
     harmless = "| a | `b` | c | **d** | e |"

@@ -9,12 +9,11 @@ from vitquant.analysis import estimates
 from vitquant.analysis.estimates import Evidence
 from vitquant.analysis.findings import Device, Findings, Roofline, Study
 from vitquant.analysis.load import Arrays, Results
-from vitquant.params import Report
 from vitquant.results.benchmark import Benchmarked
 from vitquant.results.gpu import Gpu, GpuStudy, array_name
 
 
-def analyse(results: Results, params: Report) -> Findings:
+def analyse(results: Results) -> Findings:
     """All that the results say."""
     benchmark, profile = results.benchmark, results.profile
     roofline = Roofline(
@@ -26,21 +25,24 @@ def analyse(results: Results, params: Report) -> Findings:
         facts=results.facts,
         environment=benchmark.environment,
         conditions=benchmark.conditions,
+        repeated=benchmark.repeated,
+        idle_w=benchmark.idle_w,
+        unavailable_energy=benchmark.unavailable_energy,
         roofline=roofline,
-        recipes=estimates.recipes(results.evidence, results.prepared.labels("val"), roofline, params),
+        recipes=estimates.recipes(results.evidence, results.prepared.labels("val"), roofline),
         profile=profile.recipes if profile else {},
         profile_batch=profile.batch if profile else None,
     )
-    return Findings(study=study, gpus=[analyse_device(gpu, arrays, params) for gpu, arrays in results.gpus])
+    return Findings(study=study, gpus=[analyse_device(gpu, arrays) for gpu, arrays in results.gpus])
 
 
-def analyse_device(gpu: Gpu, arrays: Arrays, params: Report) -> Device:
+def analyse_device(gpu: Gpu, arrays: Arrays) -> Device:
     """All that the results of one GPU say; `arrays` lie beside them."""
-    studies = {name: _gpu_study(name, study, arrays, params) for name, study in gpu.studies.items()}
+    studies = {name: _gpu_study(name, study, arrays) for name, study in gpu.studies.items()}
     return Device(device=gpu.device, quantize_dynamic=gpu.quantize_dynamic, studies=studies)
 
 
-def _gpu_study(name: str, study: GpuStudy, arrays: Arrays, params: Report) -> Study:
+def _gpu_study(name: str, study: GpuStudy, arrays: Arrays) -> Study:
     evidence = {recipe: _evidence(name, recipe, found, arrays) for recipe, found in study.recipes.items()}
     labels: NDArray[np.int64] = _array(arrays, array_name(name, "labels"), np.int64, np.empty(0, np.int64))
     roofline = Roofline(products_per_image=study.products_per_image, unavailable="it is measured on the CPU only")
@@ -49,8 +51,12 @@ def _gpu_study(name: str, study: GpuStudy, arrays: Arrays, params: Report) -> St
         environment=study.environment,
         date=study.date,
         conditions=study.conditions,
+        repeated=study.repeated,
+        idle_w=study.idle_w,
+        unavailable_energy=study.unavailable_energy,
+        copy_ms=study.copy_ms,
         roofline=roofline,
-        recipes=estimates.recipes(evidence, labels, roofline, params),
+        recipes=estimates.recipes(evidence, labels, roofline),
         profile=study.profile,
     )
 

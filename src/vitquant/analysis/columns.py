@@ -9,9 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Rival, Speed
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Rival, Speed
 
 Part = TypeVar("Part", Accuracy, Speed, Footprint)
+
+
+def nothing(_: object) -> None:
+    """No spread."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Column(Generic[Part]):
     of: Callable[[Part], Estimate | float | None]
     form: str
     """As Python formats it."""
+    spread: Callable[[Part], Range | None] = nothing
+    """The least and the greatest of several measurements, whose median it is."""
 
 
 ACCURACY: tuple[Column[Accuracy], ...] = (
@@ -44,8 +50,20 @@ ACCURACY: tuple[Column[Accuracy], ...] = (
 )
 
 FOOTPRINT: tuple[Column[Footprint], ...] = (
-    Column("memory after inference, MB", "memory_model_mb", lambda footprint: footprint.memory_model_mb, ".1f"),
-    Column("peak memory, MB", "memory_peak_mb", lambda footprint: footprint.memory_peak_mb, ".1f"),
+    Column(
+        "memory after inference, MB",
+        "memory_model_mb",
+        lambda footprint: footprint.memory_model_mb,
+        ".1f",
+        lambda footprint: footprint.memory_model_range_mb,
+    ),
+    Column(
+        "peak memory, MB",
+        "memory_peak_mb",
+        lambda footprint: footprint.memory_peak_mb,
+        ".1f",
+        lambda footprint: footprint.memory_peak_range_mb,
+    ),
     Column("the process on the GPU, MB", "memory_process_mb", lambda footprint: footprint.memory_process_mb, ".1f"),
     Column("size, MB", "size_mb", lambda footprint: footprint.size_mb, ".2f"),
     Column("size reduction %", "size_reduction_pct", lambda footprint: footprint.size_reduction_pct, ".1f"),
@@ -56,7 +74,8 @@ SPEED: tuple[Column[Speed], ...] = (  # of one batch size
     Column("p50 ms", "latency_{b}_ms_p50", lambda speed: speed.p50_ms, ".1f"),
     Column("p90 ms", "latency_{b}_ms_p90", lambda speed: speed.p90_ms, ".1f"),
     Column("p99 ms", "latency_{b}_ms_p99", lambda speed: speed.p99_ms, ".1f"),
-    Column("CV %", "latency_{b}_cv_pct", lambda speed: speed.cv_pct, ".1f"),
+    Column("spread over launches %", "latency_{b}_spread_pct", lambda speed: speed.spread_pct, ".1f"),
+    Column("from a file, p50 ms", "latency_{b}_from_file_ms", lambda speed: speed.from_file_ms, ".1f"),
     Column("× fastest other", "vs_fastest_other_{b}_x", lambda speed: ratio_to(speed.fastest_other), ".2f"),
     Column("× best other float", "vs_best_float_{b}_x", lambda speed: ratio_to(speed.best_float), ".2f"),
     Column("× fp32", "speedup_{b}_x", lambda speed: speed.speedup, ".2f"),
@@ -64,6 +83,13 @@ SPEED: tuple[Column[Speed], ...] = (  # of one batch size
     Column("10⁹ products/s", "linear_{b}_gproducts_s", lambda speed: speed.gproducts_per_s, ".0f"),
     Column("% of register rate", "register_{b}_pct", lambda speed: speed.register_pct, ".0f"),
     Column("mJ per image", "energy_{b}_mj_img", lambda speed: speed.energy_mj, ".1f"),
+    Column(
+        "peak memory at this batch, MB",
+        "memory_{b}_peak_mb",
+        lambda speed: speed.memory_peak_mb,
+        ".1f",
+        lambda speed: speed.memory_peak_range_mb,
+    ),
 )
 
 

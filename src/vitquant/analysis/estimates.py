@@ -1,6 +1,6 @@
 """From samples to estimates: the one place where the statistics of a study are made, of the CPU's and of GPUs'."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant.analysis import statistics
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Recipe, Rival, Roofline, Speed
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Recipe, Rival, Roofline, Speed
 from vitquant.analysis.statistics import hits
-from vitquant.params import BASELINE, Report
+from vitquant.params import BASELINE
 from vitquant.results.benchmark import Measured
 from vitquant.traits import Traits
 
 MB = 1e6
 Logits = NDArray[np.float32]
-Times = NDArray[np.float64]
+Launches = list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,13 @@ class Evidence:
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
-def recipes(
-    evidence: Mapping[str, Evidence], labels: NDArray[np.int64], roofline: Roofline, params: Report
-) -> dict[str, Recipe]:
+def recipes(evidence: Mapping[str, Evidence], labels: NDArray[np.int64], roofline: Roofline) -> dict[str, Recipe]:
     """Every recipe's estimates.
 
     Args:
         labels: of the validation images, (N,).
     """
-    found = {name: _recipe(name, evidence, labels, roofline, params) for name in evidence}
+    found = {name: _recipe(name, evidence, labels, roofline) for name in evidence}
     compared = {
         name: recipe.accuracy
         for name, recipe in found.items()
@@ -58,16 +56,14 @@ def recipes(
     return found
 
 
-def _recipe(
-    name: str, evidence: Mapping[str, Evidence], labels: NDArray[np.int64], roofline: Roofline, params: Report
-) -> Recipe:
+def _recipe(name: str, evidence: Mapping[str, Evidence], labels: NDArray[np.int64], roofline: Roofline) -> Recipe:
     recipe, baseline = evidence[name], evidence[BASELINE]
     accuracy = None
     if recipe.logits is not None:
         accuracy = _accuracy(recipe, None if name == BASELINE else baseline.logits, labels)
     speeds, footprint = {}, None
     if recipe.measured:
-        speeds = {size: _speed(name, size, evidence, roofline, params) for size in recipe.measured.latency_ms}
+        speeds = {size: _speed(name, size, evidence, roofline) for size in recipe.measured.latency_ms}
         footprint = _footprint(recipe.measured, None if name == BASELINE else baseline.measured)
     return Recipe(
         traits=recipe.traits, accuracy=accuracy, speeds=speeds, footprint=footprint, unavailable=recipe.unavailable
@@ -101,60 +97,77 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
     )
 
 
-def _speed(name: str, size: int, evidence: Mapping[str, Evidence], roofline: Roofline, params: Report) -> Speed:
+def _speed(name: str, size: int, evidence: Mapping[str, Evidence], roofline: Roofline) -> Speed:
     recipe = evidence[name]
     assert recipe.measured is not None
-    samples = np.array(recipe.measured.latency_ms[size])
-    spread = statistics.distribution(samples)
-    pairs = _pairs(name, size, evidence)
-
-    def ratio_to(reference: str) -> Estimate | None:
-        if reference not in pairs:
-            return None
-        return statistics.paired_ratio(*pairs[reference], params.resamples, params.seed).rounded(3)
+    measured = recipe.measured
+    launches = _launches(measured, size)
+    spread = statistics.distribution(launches)
+    others = {
+        other: _launches(each.measured, size)
+        for other, each in evidence.items()
+        if other != name and each.measured and size in each.measured.latency_ms
+    }
+    ratios = {other: statistics.paired_ratio(times, launches) for other, times in others.items()}
 
     def rival(names: Iterable[str]) -> Rival | None:
-        medians = {other: float(np.median(pairs[other][0] / pairs[other][1])) for other in names}
-        fastest = min(medians, key=lambda other: medians[other], default="")
-        ratio = ratio_to(fastest)
-        return Rival(recipe=fastest, ratio=ratio) if ratio else None
+        fastest = min(names, key=lambda other: ratios[other].value, default=None)
+        return Rival(recipe=fastest, ratio=ratios[fastest].rounded(3)) if fastest else None
 
-    energy = recipe.measured.energy_mj.get(size)
+    energy = measured.energy_mj.get(size)
     products_per_s = 1000 * roofline.products_per_image * size / spread["p50"]
     limit = roofline.register_products_per_s.get(recipe.traits.arithmetic)
+    peak, peak_range = _over_launches([memory.peak[size] for memory in measured.memory_bytes if size in memory.peak])
     return Speed(
         p50_ms=round(spread["p50"], 2),
         p90_ms=round(spread["p90"], 2),
         p99_ms=round(spread["p99"], 2),
-        mean=statistics.mean_ms(samples, params.resamples, params.seed).rounded(2),
-        cv_pct=round(spread["cv_pct"], 2),
+        mean=statistics.mean_ms(launches).rounded(2),
+        spread_pct=round(spread["spread_pct"], 2),
         images_per_s=round(1000 * size / spread["p50"], 2),
-        speedup=ratio_to(BASELINE),
-        fastest_other=rival(pairs),
-        best_float=rival(other for other in pairs if not evidence[other].traits.quantized),
+        speedup=ratios[BASELINE].rounded(3) if BASELINE in ratios else None,
+        fastest_other=rival(ratios),
+        best_float=rival(other for other in ratios if not evidence[other].traits.quantized),
         energy_mj=None if energy is None else round(energy, 3),
         gproducts_per_s=round(products_per_s / 1e9, 1),
         register_pct=round(100 * products_per_s / limit, 1) if limit else None,
+        from_file_ms=_from_file(measured) if size == 1 else None,
+        way=("split" if measured.is_split(size) else "whole") if size in measured.trials else None,
+        memory_peak_mb=peak,
+        memory_peak_range_mb=peak_range,
     )
 
 
-def _pairs(name: str, size: int, evidence: Mapping[str, Evidence]) -> dict[str, tuple[Times, Times]]:
-    """Of each other recipe its times and this one's, milliseconds, in the rounds that both have."""
-    pairs = {}
-    for other, recipe in evidence.items():
-        if other != name and recipe.measured and size in recipe.measured.latency_ms:
-            times = [np.array(each.latency_ms[size]) for each in (recipe.measured, evidence[name].measured) if each]
-            rounds = min(map(len, times))  # one that was too slow has the first ones only
-            pairs[other] = times[0][:rounds], times[1][:rounds]
-    return pairs
+def _launches(measured: Measured, size: int) -> Launches:
+    """A recipe's times at a batch size, milliseconds, of each launch (rounds,)."""
+    return [np.array(rounds) for rounds in measured.latency_ms[size]]
+
+
+def _from_file(measured: Measured) -> float | None:
+    passes = [ms for rounds in measured.from_file_ms for ms in rounds]
+    return round(float(np.median(passes)), 2) if passes else None
+
+
+def _over_launches(values: Sequence[int]) -> tuple[float | None, Range | None]:
+    """The median of bytes, in MB, and their range where there are several."""
+    if not values:
+        return None, None
+    least, median, greatest = (round(float(np.percentile(values, part)) / MB, 1) for part in (0, 50, 100))
+    return median, (least, greatest) if len(values) > 1 else None
 
 
 def _footprint(measured: Measured, baseline: Measured | None) -> Footprint:
     process = measured.process_memory_bytes
     reduction = round(100 * (1 - measured.size_bytes / baseline.size_bytes), 2) if baseline else None
+    model, model_range = _over_launches([memory.model for memory in measured.memory_bytes])
+    peak, peak_range = _over_launches([memory.load_peak for memory in measured.memory_bytes])
+    assert model is not None
+    assert peak is not None
     return Footprint(
-        memory_model_mb=round(measured.memory_bytes.model / MB, 1),
-        memory_peak_mb=round(measured.memory_bytes.peak / MB, 1),
+        memory_model_mb=model,
+        memory_model_range_mb=model_range,
+        memory_peak_mb=peak,
+        memory_peak_range_mb=peak_range,
         memory_process_mb=None if process is None else round(process / MB, 1),
         size_mb=round(measured.size_bytes / MB, 2),
         size_reduction_pct=reduction,

@@ -17,6 +17,8 @@ from vitquant.results.form import Form, ResultFile
 from vitquant.results.profile import Times
 from vitquant.traits import Arithmetic, Traits
 
+Range = tuple[float, float]
+"""The least and the greatest over launches."""
 Unit = Literal["%", "pp", "×", "ms"]
 
 
@@ -92,7 +94,8 @@ class Speed(Finding):
     p90_ms: float
     p99_ms: float
     mean: Estimate | None = None
-    cv_pct: float
+    spread_pct: float | None = None
+    """Of the launches' medians: 1.4826 times their median absolute deviation, in percent of their median."""
     images_per_s: PositiveFloat
     """At the median."""
     speedup: Estimate | None = None
@@ -102,7 +105,14 @@ class Speed(Finding):
     best_float: Rival | None = None
     """The fastest other recipe that does not quantize, of any engine."""
     energy_mj: float | None = None
-    """Millijoules per image."""
+    """Millijoules per image, less what the device takes when idle."""
+    from_file_ms: float | None = None
+    """At batch 1: the median of decoding, preprocessing and predicting an image."""
+    way: Literal["whole", "split"] | None = None
+    """Of a batch on several cores: whole on all of them, or a part on each; None where there is one way only."""
+    memory_peak_mb: float | None = None
+    """The process's growth to its highest while such batches are predicted; the median over launches."""
+    memory_peak_range_mb: Range | None = None
     gproducts_per_s: float | None = None
     """10^9 products of the linear layers per second of the whole pass."""
     register_pct: float | None = None
@@ -113,9 +123,11 @@ class Footprint(Finding):
     """What a recipe takes."""
 
     memory_model_mb: float
-    """After inference at batch 1."""
+    """After inference at batch 1; the median over launches, as is the next one."""
+    memory_model_range_mb: Range | None = None
     memory_peak_mb: PositiveFloat
-    """On a GPU of PyTorch's allocator."""
+    """To its highest, loading and inference at batch 1; on a GPU of PyTorch's allocator, at any batch size."""
+    memory_peak_range_mb: Range | None = None
     memory_process_mb: float | None = None
     """On a GPU of the whole process."""
     size_mb: PositiveFloat
@@ -165,7 +177,14 @@ class Study(Finding):
     environment: Environment
     date: str | None = None
     """Of the measurement, in a GPU's file."""
-    conditions: Conditions | None = None
+    conditions: list[Conditions] = []
+    """One a launch."""
+    repeated: list[Conditions] = []
+    """Of the launches that were thrown away since the machine was busy."""
+    idle_w: float | None = None
+    unavailable_energy: str | None = None
+    copy_ms: dict[BatchSize, float] = {}
+    """On a GPU: batch size to milliseconds of copying such a batch there, which latency leaves out."""
     roofline: Roofline | None = None
     recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
     profile: dict[str, Times] = {}

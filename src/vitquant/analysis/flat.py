@@ -41,6 +41,9 @@ def _keys(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:
             flat |= {column.key: found.value, interval_key(column.key): [found.low, found.high]}
         elif found is not None:
             flat[column.key] = found
+        if spread := column.spread(part):
+            head, _, unit = column.key.rpartition("_")
+            flat[f"{head}_range_{unit}"] = list(spread)
     return flat
 
 
@@ -107,14 +110,15 @@ def _rows(device: str, study: Study) -> Iterator[dict[str, Any]]:
         footprint = _cells(recipe.footprint, FOOTPRINT) if recipe.footprint else {}
         for size in recipe.speeds or [None]:
             speed = _cells(recipe.at(size), SPEED) if size else {}
-            yield {**fixed, "batch": size, **_rivals(recipe, size), **speed, **accuracy, **footprint}
+            yield {**fixed, "batch": size, **_names(recipe, size), **speed, **accuracy, **footprint}
 
 
-def _rivals(recipe: Recipe, size: int | None) -> dict[str, str]:
-    """Whom the ratios of a batch size are taken to."""
+def _names(recipe: Recipe, size: int | None) -> dict[str, str]:
+    """Of a batch size: how it is run on several cores, and whom the ratios are taken to."""
     speed = recipe.speeds.get(size or 0)
     rivals = {"fastest_other": speed and speed.fastest_other, "best_float": speed and speed.best_float}
-    return {name: printable(rival.recipe) if rival else "" for name, rival in rivals.items()}
+    way = {"way": speed.way if speed and speed.way else ""}
+    return way | {name: printable(rival.recipe) if rival else "" for name, rival in rivals.items()}
 
 
 def _cells(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:
@@ -127,4 +131,7 @@ def _cells(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:
             cells |= {key: found.value, f"{head}_low_{unit}": found.low, f"{head}_high_{unit}": found.high}
         else:
             cells[key] = found
+        if spread := column.spread(part):
+            head, _, unit = key.rpartition("_")
+            cells |= {f"{head}_least_{unit}": spread[0], f"{head}_greatest_{unit}": spread[1]}
     return cells

@@ -90,12 +90,14 @@ def time_change(findings: Findings, recipe: str) -> Measured | None:
 
 
 def variation(findings: Findings, recipe: str) -> Measured | None:
-    """The coefficient of variation of latency at the first batch size, in percent."""
+    """The robust spread of the launches' median latencies at the first batch size, in percent."""
     found, size = _recipe(findings, recipe), findings.study.sizes[0]
-    if not found or size not in found.speeds:
+    spread = found.at(size).spread_pct if found and size in found.speeds else None
+    if spread is None:
         return None
-    where = f"`{recipe}`, {_where(findings)}; `{BASELINE}` {findings.study.baseline.at(size).cv_pct:.1f} %"
-    return Measured(found.at(size).cv_pct, "%", ".1f", where, label="coefficient of variation")
+    before = findings.study.baseline.at(size).spread_pct
+    where = f"`{recipe}`, {_where(findings)}" + ("" if before is None else f"; `{BASELINE}` {before:.1f} %")
+    return Measured(spread, "%", ".1f", where, label="spread over launches")
 
 
 def peak_memory(findings: Findings, recipe: str) -> Measured | None:

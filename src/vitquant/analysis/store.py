@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitquant import files
-from vitquant.analysis import version_1
+from vitquant.analysis import version_1, version_2
 from vitquant.analysis.findings import Findings, Study
 from vitquant.errors import VitquantError
 from vitquant.params import BASELINE
@@ -46,6 +46,8 @@ def at(revision: str) -> Study:
 
 
 def _parse(content: Any, name: str, mend: str) -> Findings:
+    if isinstance(content, dict) and content.get("version") == 2:  # noqa: PLR2004
+        content = version_2.convert(content)
     findings = form.parse(content, Findings, name, mend)
     _timed(findings.study, name, mend)
     return findings

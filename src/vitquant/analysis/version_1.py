@@ -14,7 +14,7 @@ from vitquant.params import describe
 BATCHES = re.compile("latency_b([0-9]{1,9})_ms_p50")
 UNITS = {"pct": "%", "pp": "pp", "x": "×", "ms": "ms"}
 ACCURACY = {"top1": "top1_pct", "top5": "top5_pct", "top1_delta": "top1_delta_pp", "top5_delta": "top5_delta_pp"}
-SPEED = {"p50_ms": "ms_p50", "p90_ms": "ms_p90", "p99_ms": "ms_p99", "cv_pct": "cv_pct"}
+SPEED = {"p50_ms": "ms_p50", "p90_ms": "ms_p90", "p99_ms": "ms_p99"}
 FOOTPRINT = ("memory_model_mb", "memory_peak_mb", "size_mb", "size_reduction_pct")
 
 

@@ -23,6 +23,7 @@ from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing, UndecodableError, opened
 from vitquant.params import Data, TinyImagenetData
 
+KEPT = 16  # image files of the val split
 CHUNK = 32  # images a thread takes at once
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
 SMALLEST = {"train": 2, "val": 1}  # images of a class in a split
@@ -63,9 +64,20 @@ def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Dat
             images[split].close(decoded[rows].to_numpy())
             labels = manifest.loc[rows & decoded, "class"].map(classes.index)
             np.save(partial / f"{split}_labels.npy", labels.to_numpy(np.int64))
+        _keep_files(partial / "files", splits["val"], manifest.loc[(manifest["split"] == "val") & decoded, "path"])
         files.write_json(partial / "classes.json", classes)
         files.write_json(partial / "preprocessing.json", preprocessing.model_dump())
         manifest[decoded].to_csv(partial / "manifest.csv", index=False)
+
+
+def _keep_files(folder: Path, samples: Sequence[Sample], decoded: pd.Series) -> None:
+    """Copy a few of the files that were decoded, from all over the split: predicting from a file is timed on them."""
+    folder.mkdir()
+    names = set(decoded)
+    whole = [sample for sample in samples if sample.name in names]
+    step = max(1, len(whole) // KEPT)
+    for index, sample in enumerate(whole[::step][:KEPT]):
+        (folder / f"{index:02}").write_bytes(sample.read())
 
 
 def _check_class_sizes(samples: Sequence[Sample]) -> None:

@@ -2,7 +2,7 @@
 
 A prepared directory holds, for each split, `<split>_images.npy` (uint8, (N, crop, crop, 3), RGB) and
 `<split>_labels.npy` (int64, (N,)), and `classes.json`, `preprocessing.json` and `manifest.csv` (path, class,
-split, sha256).
+split, sha256); `files/` has a few image files of the val split as they came, undecoded.
 """
 
 from pathlib import Path
@@ -30,6 +30,17 @@ class Prepared:
         """The split's images, uint8 (N, H, W, 3), memory-mapped."""
         images: NDArray[np.uint8] = self._array(f"{split}_images.npy", "r")
         return images
+
+    def files(self) -> list[bytes]:
+        """The content of a few image files of the val split, undecoded.
+
+        Raises:
+            VitquantError: there are none.
+        """
+        found = [file.read_bytes() for file in sorted((self.path / "files").glob("*"))]
+        if not found:
+            raise VitquantError(f"{self.path / 'files'} holds no image file: run `dvc repro -f prepare`")
+        return found
 
     def calibration(self, params: Calibration) -> NDArray[np.uint8]:
         """Images drawn from the train split, uint8 (N, H, W, 3): the same ones for every recipe.

@@ -1,4 +1,4 @@
-"""The benchmark on the CPU: every artifact's speed, memory and size, in one run."""
+"""The benchmark on the CPU: every artifact's speed, memory and size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ import torch
 
 from vitquant.artifact import CPU, open_artifact
 from vitquant.measure import benchmark, environment, register_rate
-from vitquant.measure.conditions import Watch
 from vitquant.measure.products import linear_products
 from vitquant.params import Benchmark
 from vitquant.results import benchmark as results
@@ -18,15 +17,13 @@ def run(
 ) -> results.Benchmark:
     """Measure everything on the CPU."""
     rates, reason = register_rate.measure(threads)
-    with benchmark.started(artifacts, data, params, threads, CPU) as (workers, recipes):
-        watch = Watch()
-        benchmark.interleave(workers, recipes, params, max_slowdown=max_slowdown)
-        conditions = watch.conditions()
+    launched = benchmark.run(artifacts, data, params, threads, CPU, max_slowdown=max_slowdown)
     return results.Benchmark(
         environment=environment.environment(threads=threads, cpu_capability=torch.backends.cpu.get_cpu_capability()),
-        conditions=conditions,
+        conditions=launched.conditions,
+        repeated=launched.repeated,
         products_per_image=linear_products(open_artifact(artifacts[0])),
         register_products_per_s=rates,
         unavailable_register_rate=reason,
-        recipes=recipes,
+        recipes=launched.recipes,
     )

@@ -16,9 +16,8 @@ from tqdm import tqdm
 from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
-from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.errors import UnsupportedError
 from vitquant.measure import benchmark, environment, nvml
-from vitquant.measure.conditions import Watch
 from vitquant.measure.products import linear_products
 from vitquant.measure.worker import Worker
 from vitquant.models import baseline
@@ -55,18 +54,12 @@ def run(
         VitquantError: the baseline could not be measured.
     """
     outputs: dict[str, NDArray[np.float32]] = {}
+    profiles: dict[str, dict[str, float]] = {}
     with TemporaryDirectory(prefix="vitquant-") as folder:
         paths = _build(fp32, prepared, params, Path(folder))
         monitor = nvml.Monitor()
-        with benchmark.started(paths, prepared.path, params.cuda, threads, device) as (workers, recipes):
-            if not recipes[BASELINE].measured:
-                raise VitquantError(
-                    f"{BASELINE}, the baseline of every ratio, could not be measured: {recipes[BASELINE].unavailable}: "
-                    "earlier results stay as they are"
-                )
-            watch = Watch()
-            benchmark.interleave(workers, recipes, params.cuda, between=monitor.sample)
-            conditions = watch.conditions()
+
+        def finish(workers: benchmark.Workers, recipes: benchmark.Recipes) -> None:
             found = benchmark.measured(recipes)
             for name, worker in tqdm(workers.items(), desc="benchmark: energy, accuracy", unit="recipe"):
                 _add_footprint(worker, found[name], params.cuda.energy_seconds)
@@ -75,19 +68,24 @@ def run(
                     outputs[name] = _outputs(worker, fp32, params, threads)
                 except UnsupportedError as reason:
                     found[name].unavailable_accuracy = str(reason)
-            profiles = {
-                name: worker.ask("profile", max(found[name].latency_ms))
-                for name, worker in workers.items()
-                if name in params.cuda.profile and found[name].latency_ms
-            }
+                if name in params.cuda.profile and found[name].latency_ms:
+                    profiles[name] = worker.ask("profile", max(found[name].latency_ms))
+
+        launched = benchmark.run(
+            paths, prepared.path, params.cuda, threads, device, between=monitor.sample, finish=finish
+        )
+    recipes = launched.recipes
     arrays = _arrays(outputs, prepared, params.study)
     for name in outputs:
-        found[name].logits_sha256 = predictions.digest(arrays[array_name(params.study, "logits", name)])
+        benchmark.measured(recipes)[name].logits_sha256 = predictions.digest(
+            arrays[array_name(params.study, "logits", name)]
+        )
     study = GpuStudy(
         date=datetime.now(UTC).date().isoformat(),
         study=facts(params, prepared),
         environment=environment.environment(**nvml.describe(), **monitor.summary()),
-        conditions=conditions,
+        conditions=launched.conditions,
+        repeated=launched.repeated,
         products_per_image=linear_products(open_artifact(fp32)),
         recipes=recipes,
         profile=profiles,

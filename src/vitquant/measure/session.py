@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant import recipes
-from vitquant.artifact import open_artifact
+from vitquant.artifact import Predictor, open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
 from vitquant.measure import memory, profiler
@@ -30,7 +30,7 @@ def serve(
     session = Session(artifact, Prepared(data), device)
     if device.type != "cpu":
         for batch in params.batches:
-            session.warm_up(batch.size, params.warmup)
+            session.warm_up(batch.size, params.warmup, split=False)
     connection.send(session.memory())
     while True:
         method, *arguments = connection.recv()
@@ -41,10 +41,11 @@ class Session:
     """One loaded artifact, in its own process."""
 
     def __init__(self, artifact: Path, prepared: Prepared, device: torch.device) -> None:
-        self._device = device
-        self._images = prepared.images("val")
+        self._artifact, self._device = artifact, device
+        self._images, self._files = prepared.images("val"), prepared.files()
         self._inputs: dict[int, Tensor] = {}
-        self._unavailable: dict[int, str] = {}
+        self._split: Predictor | None = None
+        self._warm: dict[tuple[int, bool], int | str] = {}
         image = np.array(self._images[:1])
         if device.type == "cuda":
             torch.cuda.init()
@@ -58,42 +59,76 @@ class Session:
                 self._predictor(image)
         except RuntimeError as error:
             raise UnsupportedError(_out_of_memory(error)) from None
-        self._before, self._model = before, memory.in_use(device) - before
+        self._taken = {False: memory.in_use(device) - before}
         self._peak = memory.peak(device) - before
 
     def memory(self) -> Memory:
         """What loading and predicting took."""
-        peak = self._peak if self._device.type == "cpu" else memory.peak(self._device) - self._before
-        return Memory(model=self._model, peak=peak)
+        peaks = [peak for peak in self._warm.values() if isinstance(peak, int)]
+        return Memory(model=self._taken[False], load_peak=max(self._peak, *peaks))
 
-    def warm_up(self, size: int, passes: int) -> str:
-        """Run `passes` batches of `size`, unless that was done; why such a batch cannot be run, or nothing."""
-        if size not in self._inputs and size not in self._unavailable:
-            try:
-                inputs = self._predictor.preprocess(self._images[np.arange(size) % len(self._images)])
-                for _ in range(passes):
-                    self._predictor.forward(inputs)
-                self._inputs[size] = inputs
-            except RuntimeError as error:
-                self._unavailable[size] = _out_of_memory(error)
-        return self._unavailable.get(size, "")
+    def warm_up(self, size: int, passes: int, split: bool) -> int | str:
+        """Run `passes` batches of `size`, unless that was done.
 
-    def time(self, size: int, passes: int) -> float:
+        Args:
+            split: over the cores, a part of the batch on each; else a whole batch on all of them.
+
+        Returns:
+            The process's growth to its highest meanwhile, in bytes, as if it had loaded the artifact for this way
+            alone; or why such a batch cannot be run.
+        """
+        if (size, split) not in self._warm:
+            self._warm[size, split] = self._first_passes(size, passes, split)
+        return self._warm[size, split]
+
+    def _first_passes(self, size: int, passes: int, split: bool) -> int | str:
+        try:
+            predictor = self._loaded(split)
+            inputs = predictor.preprocess(self._images[np.arange(size) % len(self._images)])
+            before = memory.in_use(self._device)
+            memory.reset_peak(self._device)
+            for _ in range(passes):
+                predictor.forward(inputs)
+        except RuntimeError as error:
+            return _out_of_memory(error)
+        self._inputs[size] = inputs
+        return self._taken[split] + memory.peak(self._device) - before
+
+    def _loaded(self, split: bool) -> Predictor:
+        if not split:
+            return self._predictor
+        if not self._split:
+            before = memory.in_use(self._device)
+            self._split = recipes.load(self._artifact, self._device, split=True)
+            self._split.forward(self._split.preprocess(np.array(self._images[:1])))
+            self._taken[True] = memory.in_use(self._device) - before
+        return self._split
+
+    def time(self, size: int, passes: int, split: bool) -> float:
         """Seconds per batch of `size` over `passes` of them.
 
-        An untimed pass comes first: since the last visit the caches, or the GPU, were another process's.
+        An untimed pass comes first, on the CPU of an image per core that works alone: since the last visit the caches,
+        or the GPU, were another process's.
         """
-        self._predictor.forward(self._inputs[min(self._inputs) if self._device.type == "cpu" else size])
+        predictor, inputs = self._loaded(split), self._inputs[size]
+        on_cpu = self._device.type == "cpu"
+        predictor.forward(inputs[: torch.get_num_threads() if split else 1] if on_cpu else inputs)
         with Stopwatch(self._device) as watch:
             for _ in range(passes):
-                self._predictor.forward(self._inputs[size])
+                predictor.forward(inputs)
         return watch.seconds / passes
 
-    def repeat(self, size: int, seconds: float) -> int:
+    def from_file(self, number: int) -> float:
+        """Seconds from the content of an image's file, one of a few, to its logits: decoded and preprocessed, too."""
+        start = time.perf_counter()
+        self._predictor([self._files[number % len(self._files)]])
+        return time.perf_counter() - start
+
+    def repeat(self, size: int, seconds: float, split: bool = False) -> int:
         """Predict batches of `size` for `seconds`; how many."""
         passes, end = 0, time.perf_counter() + seconds
         while time.perf_counter() < end:
-            self.time(size, passes=1)
+            self.time(size, 1, split)
             passes += 2
         return passes
 

@@ -78,7 +78,7 @@ def read(params: Params, inputs: Inputs) -> Content:
         VitquantError: as `report` does.
     """
     results = load(params, inputs)
-    findings = analyse(results, params.report)
+    findings = analyse(results)
     found = details(results, marked(findings.study))
     return Content(findings, found, results.benchmark, results.prepared.images("val"))
 
@@ -117,12 +117,13 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
         "accuracy_table": tables.accuracy(study),
         "classes": prose.classes(content.details),
         "roofline": prose.roofline(study),
+        "energy": prose.energy(study),
         "latency_table": tables.latency(study),
         "memory_table": tables.memory(study),
         "cpu": escape(machine.cpu),
         "threads": escape(machine.threads),
         "accuracy_device": prose.accuracy_device(study),
-        "conditions": prose.conditions(study.conditions),
+        "conditions": prose.conditions(study.conditions, study.repeated),
         "environment_table": tables.environment(study),
         "limits": prose.limits(study),
     }
@@ -135,7 +136,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
     return {
         "recipes_table": prose.recipes(params),
         "evaluate_batch": params.evaluate.batch_size,
-        "resamples": f"{params.report.resamples:,}",
+        "launches": params.benchmark.launches,
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
         "first_batch": study.sizes[0],
         "budget": BUDGET,

@@ -144,7 +144,7 @@ def _latency(benchmark: Benchmark) -> Figure:
     jitter = np.random.default_rng(0)
     for axes, size in zip(panels, sizes, strict=True):
         for row, samples in enumerate(recipes.values()):
-            times = np.array(samples[size])
+            times = np.concatenate([np.array(rounds) for rounds in samples[size]])
             axes.plot(
                 times,
                 row + jitter.uniform(-0.25, 0.25, len(times)),

@@ -7,7 +7,7 @@ from vitquant.analysis.findings import Study
 from vitquant.params import Params
 from vitquant.report.figures import Drawn
 from vitquant.report.tables import table
-from vitquant.report.text import code, escape, shown
+from vitquant.report.text import code, escape, listing, shown
 from vitquant.results.environment import Conditions
 
 WORST = 10  # classes that are named per recipe
@@ -97,33 +97,51 @@ def accuracy_device(study: Study) -> str:
     return "; ".join(f"{names[device]} ({', '.join(recipes)})" for device, recipes in devices.items()) or "no device"
 
 
-def conditions(found: Conditions | None) -> str:
-    """How busy the machine was during the benchmark; that it was, where it was."""
-    if not found:
+def conditions(launches: Sequence[Conditions], repeated: Sequence[Conditions] = ()) -> str:
+    """How busy the machine was while the launches' rounds were timed; that it was, where it was; what was repeated."""
+    if not launches:
         return ""
-    before, after = found.load_average
-    clock = f", clock {found.cpu_mhz[0]:,.0f} and {found.cpu_mhz[1]:,.0f} MHz" if found.cpu_mhz else ""
+    busiest = max(launches, key=lambda launch: launch.busy_pct)
+    before, after = launches[0].load_average[0], launches[-1].load_average[1]
+    clocks = [clock for launch in launches if launch.cpu_mhz for clock in launch.cpu_mhz]
+    clock = f", clock {min(clocks):,.0f} to {max(clocks):,.0f} MHz" if clocks else ""
     line = (
-        f"During the benchmark's {found.seconds / 60:.0f} minutes other processes had {found.others_pct:.1f} % of the "
-        f"cores' time and other virtual machines {found.steal_pct:.1f} % (load average {before:.1f} before and "
-        f"{after:.1f} after{clock})"
+        f"{_number_of(launches, 'launch', 'launches')} timed for {sum(each.seconds for each in launches) / 60:.0f} "
+        f"minutes; in the busiest other processes had {busiest.others_pct:.1f} % of the cores' time and other virtual "
+        f"machines {busiest.steal_pct:.1f} % (load average {before:.1f} before and {after:.1f} after{clock})"
     )
-    if found.others_pct + found.steal_pct <= BUSY:
+    if repeated:
+        shares = listing([f"{each.busy_pct:.1f} %" for each in repeated])
+        line += (
+            f"; {_number_of(repeated, 'launch', 'launches')} thrown away before anybody saw the times, since others "
+            f"had {shares}"
+        )
+    if busiest.busy_pct <= BUSY:
         return f"{line}."
     return f"**The machine was busy**, and times and ratios may be off by more than their intervals say: {line}."
+
+
+def _number_of(things: Sequence[object], one: str, several: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else several} {'was' if len(things) == 1 else 'were'}"
+
+
+def energy(study: Study) -> str:
+    """Of what energy is less, or why there is none."""
+    if study.unavailable_energy:
+        return f"Energy was not measured: {escape(study.unavailable_energy)}."
+    return "" if study.idle_w is None else f"Energy is less the {study.idle_w:.1f} W that are taken when nothing runs."
 
 
 def limits(study: Study) -> str:
     """What the numbers do not say."""
     recipes = study.recipes.values()
-    variation = max(speed.cv_pct for recipe in recipes for speed in recipe.speeds.values())
+    variation = max(speed.spread_pct or 0.0 for recipe in recipes for speed in recipe.speeds.values())
     widths = [recipe.top1_delta.high - recipe.top1_delta.low for recipe in recipes if recipe.top1_delta]
     lines = [
         f"One model, one data set of {study.facts.eval_images:,} images, one machine: another ViT, other "
         "data or another CPU may rank the recipes otherwise.",
-        f"Passes vary by up to {variation:.0f} % (coefficient of variation): ratios within a round are steadier than "
-        "times, and absolute times hold for this machine and its load.",
-        "Memory and size are single measurements, without intervals.",
+        f"Launches' times vary by up to {variation:.0f} % (robust spread of their medians): ratios within a round are "
+        "steadier than times, and absolute times hold for this machine and its load.",
         "Several recipes are compared with FP32: of twenty true zeros, one may lie outside its interval.",
     ]
     if any(widths):

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from tabulate import tabulate
 
 from vitquant.analysis.claims import Audited
-from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, ratio_to
-from vitquant.analysis.findings import Estimate, Recipe, Study
+from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, nothing, ratio_to
+from vitquant.analysis.findings import Estimate, Range, Recipe, Study
 from vitquant.analysis.quantities import Measured
 from vitquant.errors import printable
 from vitquant.report.text import MISSING, code, escape, inline, shown
@@ -60,7 +60,7 @@ def latency(study: Study) -> str:
     parts = []
     for size in study.sizes:
         speeds = {name: recipe.speeds.get(size) for name, recipe in study.recipes.items()}
-        parts.append(f"Batch {size}{_leaders(study, size)}:\n\n{section(speeds, SPEED)}")
+        parts.append(f"Batch {size}{_leaders(study, size)}{_split(study, size)}:\n\n{section(speeds, SPEED)}")
     return "\n\n".join(parts)
 
 
@@ -75,6 +75,18 @@ def _leaders(study: Study, size: int) -> str:
     return ""
 
 
+def _split(study: Study, size: int) -> str:
+    """Which recipes run a batch of a size split over the cores, and which whole on all of them."""
+    ways: dict[str, list[str]] = {"split": [], "whole": []}
+    for name, recipe in study.recipes.items():
+        if size in recipe.speeds and (way := recipe.at(size).way):
+            ways[way].append(code(name))
+    split, whole = (", ".join(names) for names in ways.values())
+    if not split:
+        return "; every batch whole on all cores" if whole else ""
+    return f"; split over the cores: {split}; whole on all cores: {whole or 'none'}"
+
+
 def memory(study: Study) -> str:
     """Memory and size."""
     return section({name: recipe.footprint for name, recipe in study.recipes.items()}, FOOTPRINT)
@@ -85,15 +97,20 @@ def section(parts: Mapping[str, Any], shown_columns: Sequence[Column[Any]]) -> s
     return table(
         {
             "recipe": escape(name),
-            **{column.title: cell(part, column.of, column.form) for column in shown_columns},
+            **{column.title: cell(part, column.of, column.form, column.spread) for column in shown_columns},
         }
         for name, part in parts.items()
     )
 
 
-def cell(part: Part | None, of: Callable[[Part], Estimate | float | None], form: str) -> str:
+def cell(
+    part: Part | None,
+    of: Callable[[Part], Estimate | float | None],
+    form: str,
+    spread: Callable[[Part], Range | None] = nothing,
+) -> str:
     """A value of a part of the findings, as `shown` does; a dash where there is no such part."""
-    return MISSING if part is None else shown(of(part), form)
+    return MISSING if part is None else shown(of(part), form, spread(part))
 
 
 def environment(study: Study) -> str:

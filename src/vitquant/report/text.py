@@ -3,16 +3,22 @@
 import re
 from collections.abc import Sequence
 
-from vitquant.analysis.findings import Estimate
+from vitquant.analysis.findings import Estimate, Range
 from vitquant.errors import printable
 
 MISSING = "–"
 
 
-def shown(value: Estimate | float | None, form: str) -> str:
-    """A value in the format `form`, an estimate with its interval in brackets; a dash where there is none."""
+def shown(value: Estimate | float | None, form: str, spread: Range | None = None) -> str:
+    """A value in the format `form`, an estimate with its interval in brackets; a dash where there is none.
+
+    Args:
+        spread: the least and the greatest of several, whose median the value is.
+    """
     if value is None:
         return MISSING
+    if spread and not isinstance(value, Estimate):
+        return f"{_number(value, form)} ({_number(spread[0], form)} to {_number(spread[1], form)})"
     if isinstance(value, Estimate):
         return f"{_number(value.value, form)} {interval(value, form)}"
     return _number(value, form)

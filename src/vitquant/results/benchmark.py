@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitquant.results.environment import Conditions, Environment
 from vitquant.results.form import Form, ResultFile, Sha256
 from vitquant.traits import Arithmetic, Traits
 
 BatchSize = Annotated[int, Field(ge=1, le=999_999_999)]
-Samples = Annotated[list[PositiveFloat], Field(min_length=2)]
+Rounds = Annotated[list[PositiveFloat], Field(min_length=2)]
+Launches = Annotated[list[Rounds], Field(min_length=1)]
+"""Samples in milliseconds: of every launch of a process, of every round in it."""
 
 
 class Memory(Form):
@@ -17,8 +19,24 @@ class Memory(Form):
 
     model: int
     """To after inference at batch 1."""
-    peak: int
-    """To its highest; on a GPU at any batch size."""
+    load_peak: int
+    """To its highest by then; on a GPU, where every batch size is warmed up at once, at any of them."""
+    peak: dict[BatchSize, int] = {}
+    """Batch size to the highest while such a batch is predicted."""
+
+
+class Trial(Form):
+    """The two ways to run a batch on several cores, before anything was counted; the faster one is timed."""
+
+    whole_ms: PositiveFloat
+    """Milliseconds per batch, the whole of it on all cores."""
+    split_ms: PositiveFloat
+    """A part of the batch on each core."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the batch is split over the cores in what is timed."""
+        return self.split_ms < self.whole_ms
 
 
 class Measured(Form):
@@ -26,21 +44,30 @@ class Measured(Form):
 
     artifact_sha256: Sha256
     size_bytes: PositiveInt
-    memory_bytes: Memory
-    latency_ms: dict[BatchSize, Samples] = {}
-    """Batch size to milliseconds per batch, one a round: the same index in two recipes is the same round."""
+    memory_bytes: Annotated[list[Memory], Field(min_length=1)]
+    """One a launch."""
+    latency_ms: dict[BatchSize, Launches] = {}
+    """Batch size to milliseconds per batch: the same launch and round in two recipes are the same on the clock."""
+    from_file_ms: Annotated[list[Rounds], Field(max_length=999)] = []
+    """Likewise, of one image from its file's content: decoding, preprocessing and prediction."""
+    trials: dict[BatchSize, Trial] = {}
+    """Batch size to the ways to run it, where there are two."""
     unavailable_batches: dict[BatchSize, str] = {}
     """Batch size to why it cannot be run."""
     slow: str | None = None
-    """Why it was timed in the first rounds only."""
+    """Why it was timed in the first rounds of the first launch only."""
     process_memory_bytes: NonNegativeInt | None = None
     """On a GPU: of the whole process, where NVML tells it."""
     energy_mj: dict[BatchSize, PositiveFloat] = {}
-    """On a GPU: batch size to millijoules per image, idle power included."""
+    """Batch size to millijoules per image, less what the device takes when idle."""
     logits_sha256: Sha256 | None = None
     """On a GPU: of the validation images' logits, float32 (N, C), which lie beside the file."""
     unavailable_accuracy: str | None = None
     """On a GPU: why there are none."""
+
+    def is_split(self, size: int) -> bool:
+        """Whether batches of that size were timed split over the cores."""
+        return size in self.trials and self.trials[size].is_split
 
 
 class Benchmarked(Form):
@@ -56,7 +83,14 @@ class Run(Form):
     """One run of the benchmark, on the CPU or a GPU."""
 
     environment: Environment
-    conditions: Conditions
+    conditions: Annotated[list[Conditions], Field(min_length=1)]
+    """One a launch."""
+    repeated: list[Conditions] = []
+    """Of the launches that were thrown away, before anyone saw their times, since the machine was busy."""
+    idle_w: NonNegativeFloat | None = None
+    """What the device takes when nothing runs."""
+    unavailable_energy: str | None = None
+    """Why there is none."""
     products_per_image: PositiveInt
     """Multiplications in the model's linear layers, the patch embedding among them."""
     recipes: dict[str, Benchmarked]

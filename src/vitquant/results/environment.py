@@ -62,3 +62,8 @@ class Conditions(Form):
     others_pct: NonNegativeFloat
     """Of the cores' time during the benchmark: what processes other than the benchmark's took."""
     seconds: NonNegativeFloat
+
+    @property
+    def busy_pct(self) -> float:
+        """Of the cores' time: what the benchmark could not have."""
+        return self.steal_pct + self.others_pct

@@ -2,6 +2,7 @@
 
 Versions of the files:
 
+- 3: several launches of every recipe: latency, memory and how busy the machine was of each.
 - 2: typed; samples and predictions of GPUs too; every statistic is made from these files afterwards.
 - 1: without a version; the GPUs' files held estimates only. Of these `analysis.version_1` reads metrics.json.
 """
@@ -16,7 +17,7 @@ from vitquant import files
 from vitquant.errors import VitquantError
 from vitquant.params import describe
 
-VERSION = 2
+VERSION = 3
 AGAIN = "measure again with `dvc repro`"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -30,7 +31,7 @@ class Form(BaseModel):
 class ResultFile(Form):
     """A whole file."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
 
 
 File = TypeVar("File", bound=ResultFile)

@@ -7,7 +7,9 @@ and of each recipe the `logits`, float32 (N, C), and `cosine`, float32 (N,), of 
 import re
 from pathlib import Path
 
-from vitquant.results.benchmark import Run
+from pydantic import PositiveFloat
+
+from vitquant.results.benchmark import BatchSize, Run
 from vitquant.results.facts import Facts
 from vitquant.results.form import ResultFile
 from vitquant.results.profile import Times
@@ -18,6 +20,8 @@ class GpuStudy(Run):
 
     date: str
     study: Facts
+    copy_ms: dict[BatchSize, PositiveFloat] = {}
+    """Batch size to milliseconds of copying such a batch, float32, from pinned memory; latency leaves it out."""
     profile: dict[str, Times] = {}
     """By recipe."""
 
