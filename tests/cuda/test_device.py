@@ -64,10 +64,16 @@ def test_another_process_on_the_gpu_is_named() -> None:
 def test_a_batch_that_does_not_fit_is_a_row(fp32: Path, prepared: Prepared) -> None:
     image_bytes = 4 * np.prod(prepared.images("val").shape[1:])
     size = int(torch.cuda.mem_get_info()[1] / image_bytes) + 1  # more images than the GPU can hold
-    params = Benchmark(warmup=1, batches=[Batch(size=1, rounds=2), Batch(size=size, rounds=2)], seed=0)
-    with benchmark.started([fp32], prepared.path, params, 1, CUDA) as (workers, results):
-        benchmark.interleave(workers, results, params)
-    measured = results[fp32.name].measured
+    params = Benchmark(
+        launches=1,
+        max_busy_pct=100,
+        max_repeats=0,
+        warmup=1,
+        batches=[Batch(size=1, rounds=2), Batch(size=size, rounds=2)],
+        seed=0,
+        energy_seconds=0.1,
+    )
+    measured = benchmark.run([fp32], prepared.path, params, 1, CUDA).recipes[fp32.name].measured
     assert measured
     assert list(measured.latency_ms) == [1]
     assert "out of memory" in measured.unavailable_batches[size]

@@ -101,7 +101,7 @@ def test_another_study_runs_beside_the_committed_one(study: Study) -> None:
     study.commit("results")
     before = study.metrics()
     content = {"study": "speed: ü 🙂\t\\", "head": "none", "recipes": {"fp32": {"method": "fp32"}}}
-    content["benchmark"] = {"warmup": 0, "batches": [{"size": 1, "rounds": 2}], "seed": 1}
+    content["benchmark"] = study.params()["benchmark"] | {"launches": 1, "batches": [{"size": 1, "rounds": 2}]}
     content["data"] = study.params()["data"] | {"path": os.path.relpath(study.params()["data"]["path"], study.root)}
     (study.root.parent / "speed.yaml").write_text(yaml.safe_dump(content))
     command = ("vitquant", "experiment", "../speed.yaml", "--set", "model.seed=7", "--set")

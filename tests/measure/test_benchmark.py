@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,13 +14,21 @@ from conftest import write_study_of_fp32
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.measure import benchmark, cpu_benchmark, memory, slowness
+from vitquant.measure import benchmark, cpu_benchmark, memory
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
-from vitquant.results.benchmark import Benchmarked
+from vitquant.results.benchmark import Benchmarked, Measured
 from vitquant.traits import FP32
 
-PARAMS = Benchmark(warmup=1, batches=[Batch(size=1, rounds=4), Batch(size=30, rounds=2)], seed=0)
+PARAMS = Benchmark(
+    launches=2,
+    max_busy_pct=100,
+    max_repeats=0,
+    warmup=1,
+    batches=[Batch(size=1, rounds=4), Batch(size=30, rounds=2)],
+    seed=0,
+    energy_seconds=0.1,
+)
 
 
 def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
@@ -33,14 +42,57 @@ def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
     assert result.recipes["absent"] == Benchmarked(traits=FP32, unavailable="no such instruction")
     measured = result.recipes[fp32.name].measured
     assert measured
-    assert {size: len(times) for size, times in measured.latency_ms.items()} == {1: 4, 30: 2}
+    assert rounds(measured) == {1: [4, 4], 30: [2, 2]}
+    assert [len(times) for times in measured.from_file_ms] == [4, 4]
     assert measured.size_bytes == artifact.open_artifact(fp32).size_bytes
     assert measured.artifact_sha256 == artifact.open_artifact(fp32).sha256
-    assert measured.memory_bytes.peak >= measured.memory_bytes.model > 0
+    assert len(measured.memory_bytes) == 2
+    for taken in measured.memory_bytes:
+        assert taken.load_peak >= taken.model > 0
+        assert taken.peak.keys() == {1, 30}
+        assert taken.peak[30] > taken.peak[1]
+    assert measured.trials == {}  # on one core there is one way
     assert result.environment.threads == 1
     assert result.register_products_per_s.keys() >= {"int8", "float32"}
     assert result.products_per_image > 1e6
-    assert result.conditions.seconds > 0
+    assert len(result.conditions) == 2
+    assert all(launch.seconds > 0 for launch in result.conditions)
+
+
+def rounds(measured: Measured) -> dict[int, list[int]]:
+    return {size: [len(times) for times in launches] for size, launches in measured.latency_ms.items()}
+
+
+def test_a_batch_is_timed_the_faster_way_of_two(fp32: Path, prepared: Prepared) -> None:
+    """Both are tried in the first launch where every core can have an image, and the others do as it found."""
+    result = benchmark.measured(cpu_benchmark.run([fp32], prepared.path, PARAMS, threads=2, max_slowdown=1e9).recipes)
+    measured = result[fp32.name]
+    assert measured.trials.keys() == {30}
+    assert measured.trials[30].is_split == (measured.trials[30].split_ms < measured.trials[30].whole_ms)
+    assert not measured.is_split(1)
+    assert rounds(measured) == {1: [4, 4], 30: [2, 2]}
+
+
+@pytest.fixture
+def busy() -> Iterator[float]:
+    """Somebody else's process takes a core; the percentage of the cores' time that this is at least, half of it."""
+    started = subprocess.run(["sh", "-c", "yes > /dev/null & echo $!"], stdout=subprocess.PIPE, text=True, check=True)
+    yield 50 / (os.cpu_count() or 1)
+    os.kill(int(started.stdout), signal.SIGKILL)
+
+
+def test_a_launch_on_a_busy_machine_is_repeated_as_often_as_allowed(
+    fp32: Path, prepared: Prepared, busy: float
+) -> None:
+    bound = PARAMS.model_copy(
+        update={"max_busy_pct": busy, "max_repeats": 2, "batches": [Batch(size=1, rounds=300)], "launches": 1}
+    )
+    result = cpu_benchmark.run([fp32], prepared.path, bound, threads=1, max_slowdown=1e9)
+    assert [launch.busy_pct > busy for launch in result.repeated] == [True, True]
+    assert len(result.conditions) == 1
+    measured = result.recipes[fp32.name].measured
+    assert measured
+    assert rounds(measured) == {1: [300]}
 
 
 def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
@@ -49,8 +101,9 @@ def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path
     for path in paths:
         shutil.copytree(fp32, path)
     result = benchmark.measured(cpu_benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9).recipes)
-    rounds = {name: {size: len(times) for size, times in own.latency_ms.items()} for name, own in result.items()}
-    assert rounds == {"other": {1: slowness.PASSES}, "fp32": {1: 4, 30: 2}}
+    assert rounds(result["other"]) == {1: [benchmark.TRIALS]}
+    assert rounds(result["fp32"]) == {1: [4, 4], 30: [2, 2]}
+    assert len(result["other"].memory_bytes) == 1
     assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (result["other"].slow or "")
     assert not result["fp32"].slow
 
@@ -95,7 +148,7 @@ def test_control_c_ends_the_benchmark_in_one_line_and_its_processes(
     )
     assert run.stderr
     seen = b""
-    while b"benchmark: time" not in seen:
+    while b": time" not in seen:
         seen += run.stderr.read(1)
     workers = psutil.Process(run.pid).children(recursive=True)
     assert workers
