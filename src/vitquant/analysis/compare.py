@@ -63,17 +63,17 @@ def _differing(before: object, after: object, keys: object) -> dict[str, tuple[o
 
 def _changes(name: str, before: Study, after: Study) -> Iterator[Change]:
     old, new = before.recipes[name], after.recipes[name]
-    sizes = (after.sizes[0], after.sizes[-1])
-    estimates = {"Δ top-1, pp": (old.top1_delta, new.top1_delta)}
-    estimates |= {f"speed-up b{size}, ×": (old.speedup(size), new.speedup(size)) for size in sizes}
-    if name == BASELINE:
-        estimates["top-1, %"] = _top1(old), _top1(new)
-    found = [_estimates(name, what, *pair) for what, pair in estimates.items() if pair[0] and pair[1]]  # type: ignore[arg-type]
     if old.footprint and new.footprint:
         memory = old.footprint.memory_peak_mb, new.footprint.memory_peak_mb
-        found.append(_plain(name, "peak memory, MB", *memory, "no interval"))
-        found.append(_plain(name, "size, MB", old.footprint.size_mb, new.footprint.size_mb, "yes: exact"))
-    yield from sorted(found, key=lambda change: change.what)
+        yield _plain(name, "peak memory, MB", *memory, "no interval")
+        yield _plain(name, "size, MB", old.footprint.size_mb, new.footprint.size_mb, "yes: exact")
+    estimates = {f"speed-up b{size}, ×": (old.speedup(size), new.speedup(size)) for size in after.sizes}
+    if name == BASELINE:
+        estimates["top-1, %"] = _top1(old), _top1(new)
+    estimates["Δ top-1, pp"] = old.top1_delta, new.top1_delta
+    for what, (ours, theirs) in estimates.items():
+        if ours and theirs:
+            yield _estimates(name, what, ours, theirs)
 
 
 def _top1(recipe: Recipe) -> Estimate | None:
@@ -86,7 +86,8 @@ def _plain(name: str, what: str, before: float, after: float, beyond: Beyond) ->
 
 def _estimates(name: str, what: str, before: Estimate, after: Estimate) -> Change:
     is_ratio = before.unit == "×"
-    low, high = _ratio(before, after) if is_ratio else _difference(_numbers(before), _numbers(after))
+    interval = ratio_interval if is_ratio else difference_interval
+    low, high = interval(_numbers(before), _numbers(after))
     nothing = 1.0 if is_ratio else 0.0
     beyond: Beyond = "no" if before.value == after.value or low <= nothing <= high else "yes"
     return Change(name, what, before.value, after.value, (low, high), is_ratio, beyond)
@@ -99,16 +100,16 @@ def _numbers(estimate: Estimate) -> Numbers:
     return estimate.value, estimate.low, estimate.high
 
 
-def _difference(before: Numbers, after: Numbers) -> tuple[float, float]:
-    """The interval of after - before, from theirs: MOVER (Zou & Donner 2008, equation 2)."""
+def difference_interval(before: Numbers, after: Numbers) -> tuple[float, float]:
+    """The interval of after - before, from their values and intervals: MOVER (Zou & Donner 2008, equation 2)."""
     value = after[0] - before[0]
     below = math.hypot(after[0] - after[1], before[2] - before[0])
     above = math.hypot(after[2] - after[0], before[0] - before[1])
     return value - below, value + above
 
 
-def _ratio(before: Estimate, after: Estimate) -> tuple[float, float]:
+def ratio_interval(before: Numbers, after: Numbers) -> tuple[float, float]:
     """The interval of after / before: the same on logarithms."""
-    (b, b_low, b_high), (a, a_low, a_high) = (map(math.log, _numbers(each)) for each in (before, after))
-    low, high = _difference((b, b_low, b_high), (a, a_low, a_high))
+    (b, b_low, b_high), (a, a_low, a_high) = (map(math.log, each) for each in (before, after))
+    low, high = difference_interval((b, b_low, b_high), (a, a_low, a_high))
     return math.exp(low), math.exp(high)
