@@ -60,7 +60,7 @@ def main(recipe: str = "dynamic-int8", count: str = "128") -> None:
             for _ in range(ROUNDS + 1)
         ][1:]  # the first round warms up
     )
-    share = statistics.paired_ratio(times[:, 0], times[:, 1], 10_000, seed=0)
+    share = statistics.paired_ratio([times[:, 0]], [times[:, 1]])
     rates = len(tensors) / np.median(times, axis=0)
     print(f"{recipe}, {threads} threads, {len(tensors)} images, {ROUNDS} rounds, torch {torch.__version__}")
     print(f"bare model {rates[0]:.2f} images/s, evaluate {rates[1]:.2f} images/s")

@@ -54,9 +54,9 @@ def test_what_exceeds_its_interval_is_said(study: Study) -> None:
     after = with_size(handmade.with_speedup(study, "dynamic-int8", 3.0, 2.9, 3.1), "dynamic-int8", 11.0)
     after = handmade.with_delta(after, "vitquant-int8", -0.4, -0.8, 0.0)
     shown = text(before, after, ("main", "work tree"))
-    assert shown.startswith("## main → work tree\n\n3 of ")
+    assert shown.startswith("## main → work tree\n\n4 of ")
     assert "× 1.50 [1.41, 1.59]" in line(shown, "dynamic-int8", "speed-up b1, ×")  # hypot of the logarithms
-    for size in (1, 32):
+    for size in (1, 8, 32):
         assert line(shown, "dynamic-int8", f"speed-up b{size}, ×").rstrip(" |").endswith("yes")
     assert line(shown, "dynamic-int8", "size, MB").rstrip(" |").endswith("yes: exact")
     assert "-0.30 [-0.87, +0.27]" in line(shown, "vitquant-int8", "Δ top-1, pp")  # 0.4 · √2 = 0.57
@@ -94,7 +94,11 @@ def test_what_one_of_the_two_has_not_is_not_compared(study: Study) -> None:
     own = study.recipes["static-int8"]
     after = handmade.with_recipe(study, "static-int8", own.model_copy(update={"accuracy": None, "footprint": None}))
     of_it = [each.what for each in compare(study, after).changes if each.recipe == "static-int8"]
-    assert of_it == [f"speed-up b{size}, ×" for size in (1, 32, 8)]
+    assert of_it == ["speed-up b1, ×", "speed-up b8, ×", "speed-up b32, ×"]
+    speeds = {size: speed for size, speed in own.speeds.items() if size != 8}
+    after = handmade.with_recipe(study, "static-int8", own.model_copy(update={"speeds": speeds}))
+    ratios = [each.what for each in compare(after, study).changes if each.recipe == "static-int8" and each.is_ratio]
+    assert ratios == ["speed-up b1, ×", "speed-up b32, ×"]
 
 
 def test_another_machine_and_study_are_said_and_recipes_that_come_and_go(study: Study) -> None:

@@ -85,14 +85,98 @@ def test_the_power_of_a_test_of_non_inferiority() -> None:
 def test_ratios_are_taken_pair_by_pair() -> None:
     """A machine that doubles its pace half-way changes every time, and no ratio."""
     pace = np.array([1.0] * 10 + [2.0] * 10)
-    noise = np.random.default_rng(0).normal(1, 0.01, 20)
-    estimate = statistics.paired_ratio(30 * pace * noise, 10 * pace, 2000, seed=0)
-    assert estimate.value == pytest.approx(3.0, abs=0.03)
-    assert 2.9 < estimate.low <= estimate.value <= estimate.high < 3.1
-    assert estimate == statistics.paired_ratio(30 * pace * noise, 10 * pace, 2000, seed=0)
+    estimate = statistics.paired_ratio([30 * pace, 30 * pace[::-1]], [10 * pace, 10 * pace[::-1]])
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((3, 3, 3), abs=1e-12)
+    assert estimate.unit == "×"
+
+
+def test_a_ratio_by_hand() -> None:
+    """Median ratios 2, 4 and 8 of three launches: powers of two with exponents 1, 2, 3, whose deviation is 1."""
+    above = [np.array([2.0, 100.0, 1.0]), np.array([4.0, 8.0, 12.0]), np.array([80.0, 8.0, 0.8])]
+    below = [np.ones(3), np.array([1.0, 2.0, 3.0]), np.array([10.0, 1.0, 0.1])]
+    estimate = statistics.paired_ratio(above, below)
+    reach = 4.302653 / np.sqrt(3)  # Student's t, two degrees of freedom
+    assert np.log2([estimate.low, estimate.value, estimate.high]) == pytest.approx([2 - reach, 2, 2 + reach], abs=1e-6)
+
+
+def launches(rng: np.random.Generator, *rounds: int) -> list[np.ndarray]:
+    return [np.exp(rng.normal(2, 0.2, count)) for count in rounds]
+
+
+def test_a_ratio_turned_over_is_the_reciprocal_and_a_unit_of_time_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = launches(rng, 8, 8, 8), launches(rng, 8, 8, 8)
+    estimate, reverse = statistics.paired_ratio(ours, theirs), statistics.paired_ratio(theirs, ours)
+    assert (1 / reverse.high, 1 / reverse.value, 1 / reverse.low) == pytest.approx(
+        (estimate.low, estimate.value, estimate.high)
+    )
+    scaled = statistics.paired_ratio([1000 * launch for launch in ours], theirs)
+    assert (scaled.low, scaled.value, scaled.high) == pytest.approx(
+        (1000 * estimate.low, 1000 * estimate.value, 1000 * estimate.high)
+    )
+
+
+def test_only_launches_and_rounds_that_both_have_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = launches(rng, 8, 3, 5, 8), launches(rng, 6, 8, 5)
+    shared = [launch[:count] for launch, count in zip(ours, (6, 3, 5), strict=False)]
+    assert statistics.paired_ratio(ours, theirs) == statistics.paired_ratio(
+        shared, [launch[:count] for launch, count in zip(theirs, (6, 3, 5), strict=True)]
+    )
+
+
+def test_of_one_launch_the_rounds_are_the_units() -> None:
+    """A recipe that was far too slow has three rounds of the first launch, whatever the other has."""
+    rng = np.random.default_rng(0)
+    slow, other = launches(rng, 3), launches(rng, 8, 8, 8, 8, 8)
+    logs = np.log(slow[0] / other[0][:3])
+    reach = 4.302653 * np.std(logs, ddof=1) / np.sqrt(3)
+    estimate = statistics.paired_ratio(slow, other)
+    assert np.log([estimate.low, estimate.value, estimate.high]) == pytest.approx(
+        [logs.mean() - reach, logs.mean(), logs.mean() + reach], abs=1e-6
+    )
+
+
+def test_launches_that_differ_widen_an_interval_that_rounds_alone_would_leave_narrow() -> None:
+    """The same twenty ratios, once as four launches that differ, once shuffled over four."""
+    ratios = np.repeat([1.9, 2.0, 2.2, 2.4], 5)
+    shuffled = np.random.default_rng(0).permutation(ratios)
+    apart, mixed = (statistics.paired_ratio(np.split(each, 4), np.split(np.ones(20), 4)) for each in (ratios, shuffled))
+    assert apart.high - apart.low > 1.5 * (mixed.high - mixed.low)
+
+
+def test_two_units_far_apart_give_an_interval_that_ends() -> None:
+    estimate = statistics.paired_ratio([np.array([1.0, 100.0])], [np.array([1.0, 1.0])])
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.01, 10, 10_000))
+
+
+def test_a_mean_by_hand() -> None:
+    """Means 10, 12 and 14 of launches of unequal length: deviation 2."""
+    times = [np.array([9.0, 11.0]), np.array([12.0, 12.0, 12.0]), np.array([5.0, 5.0, 32.0])]
+    estimate = statistics.mean_ms(times)
+    reach = 4.302653 * 2 / np.sqrt(3)
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((12 - reach, 12, 12 + reach), abs=1e-5)
+    shifted = statistics.mean_ms([3 * launch + 50 for launch in times])
+    assert (shifted.low, shifted.value, shifted.high) == pytest.approx((86 - 3 * reach, 86, 86 + 3 * reach), abs=1e-5)
+    alone = statistics.mean_ms([np.array([10.0, 12.0, 14.0])])
+    assert alone == statistics.mean_ms([np.full(2, value) for value in (10.0, 12.0, 14.0)])
+    assert statistics.mean_ms([np.array([1.0, 9.0])]).low == 0  # no time is below 0
+
+
+def test_an_interval_over_launches_holds_the_truth_in_95_of_100_runs() -> None:
+    """Five launches of three rounds that differ by 5 % in what all their rounds share; the seed is fixed."""
+    rng = np.random.default_rng(0)
+    logs = np.log(3) + rng.normal(0, 0.05, (1000, 5, 1)) + rng.normal(0, 0.02, (1000, 5, 3))
+    found = [statistics.paired_ratio(list(np.exp(run)), [np.ones(3)] * 5) for run in logs]
+    assert 0.935 <= np.mean([estimate.low <= 3 <= estimate.high for estimate in found]) <= 0.965
 
 
 def test_a_distribution() -> None:
-    assert statistics.distribution(np.arange(1.0, 102.0)) == pytest.approx(
-        {"p50": 51, "p90": 91, "p99": 100, "cv_pct": 100 * np.std(np.arange(101), ddof=1) / 51}
+    """Of all 101 values together; the medians 26, 76 and 101 are 50, 0 and 25 from the middle one."""
+    values = np.arange(1.0, 102.0)
+    assert statistics.distribution([values[:51], values[51:100], values[100:]]) == pytest.approx(
+        {"p50": 51, "p90": 91, "p99": 100, "spread_pct": 100 * 1.482602 * 25 / 76}, abs=1e-4
     )
+    alone = statistics.distribution([values])
+    assert alone["spread_pct"] == pytest.approx(100 * 1.482602 * 25 / 51, abs=1e-4)
+    assert statistics.distribution([np.full(2, 7.0)] * 3)["spread_pct"] == 0
