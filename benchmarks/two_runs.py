@@ -83,7 +83,7 @@ def study(samples: Path) -> Study:
     nothing = samples.with_suffix(".none")  # neither a profile nor GPUs
     inputs = Inputs(DATA, RESULTS / "accuracy", RESULTS / "predictions", samples, nothing, nothing)
     study_params = params.load(Path("params.yaml"))
-    return analyse(load(study_params, inputs), study_params.report).study
+    return analyse(load(study_params, inputs)).study
 
 
 if __name__ == "__main__":
