@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant.artifact import CPU
-from vitquant.parallel import map_batches, one_core_each
+from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
-
-
-def test_each_thread_has_one_core_and_others_keep_theirs() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with one_core_each(2) as pool:
-            assert list(pool.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
-            assert torch.get_num_threads() == 3
-            with ThreadPoolExecutor(1) as other:  # a thread that PyTorch has not seen
-                assert other.submit(torch.get_num_threads).result() == 3
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_results_are_in_order_and_each_is_let_go_once_it_is_copied() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from vitquant.artifact import CPU
 from vitquant.errors import VitquantError
 from vitquant.params import Evaluate
+from vitquant.pool import one_core_each
 
 
 class _Batches(Dataset[Tensor]):
@@ -40,25 +40,6 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise VitquantError("device: cuda, but PyTorch finds no CUDA device: check `nvidia-smi`, or set device: auto")
     return torch.device("cuda") if wanted != "cpu" and torch.cuda.is_available() else CPU
-
-
-def one_core_each(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads, each of which runs what it is given on one core; other threads keep what they had.
-
-    A thread's first parallel call sets it to the number that any thread asked for last. So each of the pool's makes one
-    while that number is 1, and then the calling thread asks for its own again.
-    """
-    cores, started = torch.get_num_threads(), Barrier(threads)
-
-    def start(_: int) -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # a parallel call to PyTorch
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads)
-    list(pool.map(start, range(threads)))
-    torch.set_num_threads(cores)
-    return pool
 
 
 def map_batches(

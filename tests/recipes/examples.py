@@ -45,6 +45,11 @@ def dynamic_int8(*, per_channel: bool) -> Recipe:
     return recipe("dynamic_int8", per_channel=per_channel, keep_float=["head"], engine="auto")
 
 
+def openvino(precision: str, inference_precision: str = "f32") -> Recipe:
+    """All that is not quantized is FP32."""
+    return recipe("openvino", precision=precision, inference_precision=inference_precision)
+
+
 # Tolerances leave room for CPUs without VNNI, whose activations have 7 bits. A method's first example is also built
 # twice (OpenVINO's by test_openvino.py, in another process). No other batch is tried where that would compile once
 # more, and another example of the method, or of its engine, shows it.
@@ -67,8 +72,8 @@ EXAMPLES = {
     "int8-weight-only": Example(recipe("int8_weight_only"), 0.1, other_batch=0.1),
     "onnxruntime-int8": Example(recipe("onnxruntime", precision="int8"), 0.2, other_batch=0.2),
     "onnxruntime-fp32": Example(recipe("onnxruntime", precision="fp32"), 1e-4),
-    "openvino-int8": Example(recipe("openvino", precision="int8"), 0.2, apart=True),
-    "openvino-fp32": Example(recipe("openvino", precision="fp32"), 1e-4, apart=True),
+    "openvino-int8": Example(openvino("int8"), 0.2, apart=True),
+    "openvino-fp32": Example(openvino("fp32"), 1e-4, apart=True),
     "static-int8": Example(recipe("static_int8"), 0.3),
     "torchao-int8-dynamic": Example(recipe("torchao_int8_dynamic"), 0.1, other_batch=0.1),
     "vitquant-int8": Example(recipe("vitquant_int8"), 0.1),

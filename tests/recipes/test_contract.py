@@ -19,7 +19,8 @@ from vitquant import artifact, files, recipes
 from vitquant.artifact import CPU, Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
-from vitquant.parallel import choose_device, one_core_each
+from vitquant.parallel import choose_device
+from vitquant.pool import one_core_each
 
 from .examples import EXAMPLES, FIRST, Built, Run
 from .vision_transformer import BLOCKS
@@ -123,7 +124,40 @@ def test_several_threads_give_what_one_gives(name: str, built: Built, run: Run, 
     assert np.array_equal(together, alone)
 
 
-@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.other_batch is not None])
+def split(path: Path, images: Images, threads: int) -> tuple[NDArray[np.float32], int]:
+    """Outputs of a batch that is split over so many cores, and the number of threads after that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return recipes.load(path, split=True).outputs(images), torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def parts_alone(path: Path, images: Images, threads: int) -> NDArray[np.float32]:
+    """Likewise, each core's images after the others', by a predictor that knows of one core."""
+    with one_core_each(1) as pool:
+        predictor = pool.submit(recipes.load, path).result()
+        return np.concatenate(list(pool.map(predictor.outputs, np.array_split(images, threads))))
+
+
+several_batches = pytest.mark.parametrize(
+    "name", [name for name, example in EXAMPLES.items() if example.other_batch is not None]
+)
+
+
+@several_batches
+def test_a_batch_split_over_the_cores_gives_what_each_part_alone_gives(
+    name: str, built: Built, run: Run, prepared: Prepared
+) -> None:
+    images = np.array(prepared.images("val")[:5])
+    for threads in (1, 2, 3):
+        together, after = run(name, split, built(name), images, threads)
+        assert np.array_equal(together, run(name, parts_alone, built(name), images, threads))
+        assert after == threads
+
+
+@several_batches
 def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches: list[Images]) -> None:
     singly = run(name, predict, built(name), [image[None] for image in batches[0]])
     together = run(name, predict, built(name), batches[:1])

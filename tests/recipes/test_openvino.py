@@ -12,9 +12,9 @@ import pytest
 from conftest import without, without_home
 
 from vitquant import artifact, recipes
-from vitquant.errors import UnsupportedError
+from vitquant.errors import UnsupportedError, VitquantError
 
-from .examples import EXAMPLES, Built
+from .examples import EXAMPLES, Built, openvino
 from .vision_transformer import BLOCKS
 
 LAYERS = BLOCKS * 4  # qkv, proj, fc1 and fc2
@@ -63,6 +63,11 @@ def test_every_linear_layer_but_the_head_has_a_scale_per_output_channel(
     assert [(kind, shape) for name, kind, shape in nodes if name == "head.weight"] == [
         ("f32", floats["head.weight"].shape)
     ]
+
+
+def test_fp32_is_never_computed_in_another_type() -> None:
+    with pytest.raises(VitquantError, match="recipes.r: precision: fp32 takes inference_precision: f32"):
+        recipes.check_options("r", openvino("fp32", "auto"))
 
 
 @pytest.mark.parametrize("missing", ["openvino", "nncf"])
@@ -135,8 +140,8 @@ from vitquant.params import Recipe
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import vision_transformer  # makes its ViT known to timm
 images = np.zeros((2, 64, 64, 3), np.uint8)
-for method in ("onnxruntime", "openvino"):
-    recipe = Recipe.model_validate({{"method": method, "precision": "int8"}})
+for method, more in (("onnxruntime", {{}}), ("openvino", {{"inference_precision": "f32"}})):
+    recipe = Recipe.model_validate({{"method": method, "precision": "int8", **more}})
     recipes.build("r", recipe, Path({str(fp32)!r}), Path(method), images)
     recipes.load(Path(method))(images)
 """

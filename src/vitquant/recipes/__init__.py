@@ -10,13 +10,15 @@ A method is one module in this package: a file, or a folder where it has kernels
   uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
-  class token after the backbone's last norm, whose width is D; it may be called from several threads at once.
+  class token after the backbone's last norm, whose width is D; it may be called from several threads at once, and
+  computes with as many threads as PyTorch has where it is loaded and called.
 
 `build` and `load` raise UnsupportedError where this machine cannot run the method.
 """
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
-from vitquant import artifact
+from vitquant import artifact, pool
 from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe, describe
@@ -95,21 +98,32 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
     artifact.write(destination, spec, lambda directory: module.build(source, directory, options, calibration))
 
 
-def load(path: Path, device: torch.device = CPU) -> Predictor:
+def load(path: Path, device: torch.device = CPU, split: bool = False) -> Predictor:
     """Verify and load the artifact at `path`, on `device` if its method runs there, else on the CPU.
 
+    Args:
+        split: give each core its own images of a batch, instead of the whole batch to all cores; both use as many cores
+            as PyTorch has threads now.
+
     Raises:
-        VitquantError: it is damaged.
+        VitquantError: it is damaged, or `split` is wanted on a GPU.
         UnsupportedError: it cannot run on this machine.
     """
     opened = artifact.open_artifact(Path(path))
     if opened.spec.unavailable:
         raise UnsupportedError(opened.spec.unavailable)
     device = device if device.type in opened.spec.traits.devices else CPU
+    if split and device.type != "cpu":
+        raise VitquantError(f"a batch is split over the cores of a CPU: load {opened.path} on the CPU, or whole")
     module = method(opened.spec.method)
     try:
         module.Options.model_validate(opened.spec.options)
     except ValidationError as error:
         said = describe(error, opened.spec.options)
         raise VitquantError(f"{opened.path}: recipe.json: options: {said}: make it again with `dvc repro`") from None
-    return Predictor(opened, module.load(opened, device), device)
+
+    def forward() -> Callable[[Tensor], Tensor]:
+        function: Callable[[Tensor], Tensor] = module.load(opened, device)
+        return function
+
+    return Predictor(opened, pool.split(forward) if split else forward(), device)

@@ -21,12 +21,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor
 
 from vitquant.artifact import Artifact
 from vitquant.engines.require import require
 from vitquant.errors import UnsupportedError
 from vitquant.params import Section
+from vitquant.pool import calls_at_once
 from vitquant.traits import Arithmetic, Traits
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO and NNCF then send nothing
@@ -43,6 +45,14 @@ class Options(Section):
 
     precision: Literal["fp32", "int8"]
     """Of the linear layers, the patch embedding and attention's products; the head is FP32 in both."""
+    inference_precision: Literal["f32", "auto"]
+    """Of all else: FP32, or what OpenVINO takes by itself, which is BF16 where the CPU has that."""
+
+    @model_validator(mode="after")
+    def _fp32_is_fp32(self) -> "Options":
+        if self.precision == "fp32" and self.inference_precision != "f32":
+            raise ValueError("precision: fp32 takes inference_precision: f32; with auto it would be BF16 on some CPUs")
+        return self
 
 
 def traits(options: Options) -> Traits:
@@ -85,12 +95,18 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 
 
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The model compiled for this CPU and as many threads as PyTorch has now; as many requests as calls at once."""
-    settings = {
+    """The model compiled for this CPU and as many threads as PyTorch has now; as many requests as calls at once.
+
+    Requests of one stream wait for each other, so that in a pool of threads each has its own.
+    """
+    streams = calls_at_once()
+    settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",  # else FP32 is BF16 where the CPU has that
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams * torch.get_num_threads(),  # of all streams together
     }
+    if artifact.spec.options["inference_precision"] == "f32":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core().compile_model(artifact.path / FILE, "CPU", settings)
     _loaded.append(compiled)
     idle: list[Any] = []  # requests; they live as long as the model does, not as a thread that called it

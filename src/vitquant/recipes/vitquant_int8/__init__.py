@@ -8,7 +8,6 @@ docs/vitquant-int8.md has what each step gave.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from vitquant.artifact import Artifact, read_weights, write_weights
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import check_tensors, empty_model, load_model
 from vitquant.models.vit import ViTClassifier
-from vitquant.parallel import one_core_each
 from vitquant.params import Section
 from vitquant.quantization import rounding, smoothing
 from vitquant.quantization.rounding import sums_of_four
@@ -115,7 +113,6 @@ class Int8Blocks(nn.Module):
         super().__init__()
         self.kernels = Kernels()
         self.shapes = shapes
-        self.pool: ThreadPoolExecutor | None = None
         self.layers = [
             {layer: self._linear(tensors, f"backbone.blocks.{index}.{layer}") for layer in LAYERS}
             for index in range(len(shapes))
@@ -128,19 +125,7 @@ class Int8Blocks(nn.Module):
         return self.kernels.linear(*(tensors.pop(f"{name}.{part}") for part in ("weight", "scale", "bias")))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens after embedding, float32 (images, tokens, width), to tokens before the last norm, alike.
-
-        A batch is shared out, so that each core runs its own images: cores that work on one image wait for each other.
-        """
-        cores = torch.get_num_threads()
-        if cores == 1 or len(tokens) < cores:
-            return self._run(tokens)
-        if not self.pool or self.pool._max_workers != cores:
-            self.pool = one_core_each(cores)
-        return torch.cat(list(self.pool.map(self._run, tokens.tensor_split(cores))))
-
-    @torch.inference_mode()
-    def _run(self, tokens: Tensor) -> Tensor:
+        """Tokens after embedding, float32 (images, tokens, width), to tokens before the last norm, alike."""
         images, count, _ = tokens.shape
         residual = tokens.contiguous().clone()
         kernels = self.kernels
