@@ -13,7 +13,7 @@ from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import memory, profiler
+from vitquant.measure import allocator, memory, profiler
 from vitquant.parallel import map_batches
 from vitquant.params import Benchmark, Evaluate
 from vitquant.results.benchmark import Memory
@@ -26,7 +26,11 @@ def serve(
 ) -> None:
     """In the worker: load and warm up, answer with the memory it took; then answer (method, *arguments)."""
     torch.set_num_threads(threads)
-    recipes.method(open_artifact(artifact).spec.method)  # imports the libraries that the recipe needs
+    if device.type == "cpu":
+        allocator.keep_freed()
+    recipes.preload(open_artifact(artifact).spec.method)
+    if device.type == "cpu":
+        memory.map_libraries()
     session = Session(artifact, Prepared(data), device)
     if device.type != "cpu":
         for batch in params.batches:
@@ -48,22 +52,23 @@ class Session:
         image = np.array(self._images[:1])
         if device.type == "cuda":
             torch.cuda.init()
-        before = memory.in_use(device)
-        memory.reset_peak(device)
-        try:
-            self._predictor = recipes.load(artifact, device)
-            if self._predictor.device.type != device.type:
-                raise UnsupportedError(f"its method has no kernels for {device.type}")
-            for _ in range(MEMORY_PASSES):
-                self._predictor(image)
-        except RuntimeError as error:
-            raise UnsupportedError(_out_of_memory(error)) from None
-        self._before, self._model = before, memory.in_use(device) - before
-        self._peak = memory.peak(device) - before
+        with memory.growth(device) as self._loading:
+            try:
+                self._predictor = recipes.load(artifact, device)
+                if self._predictor.device.type != device.type:
+                    raise UnsupportedError(f"its method has no kernels for {device.type}")
+                for _ in range(MEMORY_PASSES):
+                    self._predictor(image)
+            except RuntimeError as error:
+                raise UnsupportedError(_out_of_memory(error)) from None
+        if device.type == "cpu":
+            allocator.trim()
+        self._model = memory.in_use(device) - self._loading.before
 
     def memory(self) -> Memory:
         """What loading and predicting took."""
-        peak = self._peak if self._device.type == "cpu" else memory.peak(self._device) - self._before
+        loading = self._loading
+        peak = loading.peak if self._device.type == "cpu" else memory.peak(self._device) - loading.before
         return Memory(model=self._model, peak=peak)
 
     def warm_up(self, size: int, passes: int) -> str:

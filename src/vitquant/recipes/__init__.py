@@ -12,7 +12,11 @@ A method is one module in this package: a file, or a folder where it has kernels
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
   class token after the backbone's last norm, whose width is D; it may be called from several threads at once.
 
-`build` and `load` raise UnsupportedError where this machine cannot run the method.
+and, where importing the module does not load all of the engine's libraries,
+
+- `preload() -> None`, which loads the others; the benchmark calls it first, so that they count as nobody's memory.
+
+`build`, `load` and `preload` raise UnsupportedError where this machine cannot run the method.
 """
 
 import importlib
@@ -43,6 +47,15 @@ def method(name: str) -> ModuleType:
     if name not in known:
         raise VitquantError(f"unknown recipe method {name!r}: the methods are {', '.join(known)}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def preload(name: str) -> None:
+    """Load the libraries that the method `name` needs, before its memory is measured.
+
+    Raises:
+        UnsupportedError: they do not load here.
+    """
+    getattr(method(name), "preload", lambda: None)()
 
 
 def check_options(name: str, recipe: Recipe, section: str = "recipes", file: Path = Path("params.yaml")) -> Any:
