@@ -27,7 +27,7 @@ def keep_freed() -> str:
     if not hasattr(libc, "mallopt") or not library.startswith("libc."):
         return f"{library}, as it comes"
     settings = {ARENA_MAX: 1, MMAP_MAX: 0, TRIM_THRESHOLD: NEVER}
-    if not all([libc.mallopt(name, value) for name, value in settings.items()]):
+    if not all(libc.mallopt(name, value) for name, value in settings.items()):
         return f"{_version()}, which refused a setting"
     return f"{_version()}: one heap for all threads, freed memory is kept"
 
