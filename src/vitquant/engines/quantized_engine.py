@@ -55,6 +55,8 @@ def restore(model: ViTClassifier, artifact: Artifact, linear: type[nnqd.Linear])
             scale, zero_point = torch.empty((), dtype=torch.float64), torch.empty((), dtype=torch.int64)
         expected |= {f"{name}.scale": scale, f"{name}.zero_point": zero_point}
     check_tensors(artifact, tensors, expected)
+    # copies: with the integers packed, nothing then holds the mapped file
+    tensors = {key: tensor if tensor.dtype == torch.int8 else tensor.clone() for key, tensor in tensors.items()}
     floats = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in quantized}
     model.load_state_dict(floats, strict=False, assign=True)
     for name in quantized:

@@ -13,7 +13,7 @@ from vitquant import recipes
 from vitquant.artifact import Predictor, open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import memory, profiler
+from vitquant.measure import allocator, memory, profiler
 from vitquant.parallel import map_batches
 from vitquant.params import Benchmark, Evaluate
 from vitquant.results.benchmark import Memory
@@ -26,7 +26,11 @@ def serve(
 ) -> None:
     """In the worker: load and warm up, answer with the memory it took; then answer (method, *arguments)."""
     torch.set_num_threads(threads)
-    recipes.method(open_artifact(artifact).spec.method)  # imports the libraries that the recipe needs
+    if device.type == "cpu":
+        allocator.keep_freed()
+    recipes.preload(open_artifact(artifact).spec.method)
+    if device.type == "cpu":
+        memory.map_libraries()
     session = Session(artifact, Prepared(data), device)
     if device.type != "cpu":
         for batch in params.batches:
@@ -49,23 +53,21 @@ class Session:
         image = np.array(self._images[:1])
         if device.type == "cuda":
             torch.cuda.init()
-        before = memory.in_use(device)
-        memory.reset_peak(device)
-        try:
-            self._predictor = recipes.load(artifact, device)
-            if self._predictor.device.type != device.type:
-                raise UnsupportedError(f"its method has no kernels for {device.type}")
-            for _ in range(MEMORY_PASSES):
-                self._predictor(image)
-        except RuntimeError as error:
-            raise UnsupportedError(_out_of_memory(error)) from None
-        self._taken = {False: memory.in_use(device) - before}
-        self._peak = memory.peak(device) - before
+        with memory.growth(device) as loading:
+            try:
+                self._predictor = recipes.load(artifact, device)
+                if self._predictor.device.type != device.type:
+                    raise UnsupportedError(f"its method has no kernels for {device.type}")
+                for _ in range(MEMORY_PASSES):
+                    self._predictor(image)
+            except RuntimeError as error:
+                raise UnsupportedError(_out_of_memory(error)) from None
+        self._loading, self._taken = loading, {False: memory.growth_since(loading, device)}
 
     def memory(self) -> Memory:
         """What loading and predicting took."""
         peaks = [peak for peak in self._warm.values() if isinstance(peak, int)]
-        return Memory(model=self._taken[False], load_peak=max([self._peak, *peaks]))
+        return Memory(model=self._taken[False], load_peak=max([self._loading.peak, *peaks]))
 
     def warm_up(self, size: int, passes: int, split: bool) -> int | str:
         """Run `passes` batches of `size`, unless that was done.
@@ -85,23 +87,22 @@ class Session:
         try:
             predictor = self._loaded(split)
             inputs = predictor.preprocess(self._images[np.arange(size) % len(self._images)])
-            before = memory.in_use(self._device)
-            memory.reset_peak(self._device)
-            for _ in range(passes):
-                predictor.forward(inputs)
+            with memory.growth(self._device) as running:
+                for _ in range(passes):
+                    predictor.forward(inputs)
         except RuntimeError as error:
             return _out_of_memory(error)
         self._inputs[size] = inputs
-        return self._taken[split] + memory.peak(self._device) - before
+        return self._taken[split] + running.peak
 
     def _loaded(self, split: bool) -> Predictor:
         if not split:
             return self._predictor
         if not self._split:
-            before = memory.in_use(self._device)
-            self._split = recipes.load(self._artifact, self._device, split=True)
-            self._split.forward(self._split.preprocess(np.array(self._images[:1])))
-            self._taken[True] = memory.in_use(self._device) - before
+            with memory.growth(self._device) as loading:
+                self._split = recipes.load(self._artifact, self._device, split=True)
+                self._split.forward(self._split.preprocess(np.array(self._images[:1])))
+            self._taken[True] = memory.growth_since(loading, self._device)
         return self._split
 
     def time(self, size: int, passes: int, split: bool) -> float:

@@ -13,7 +13,11 @@ A method is one module in this package: a file, or a folder where it has kernels
   class token after the backbone's last norm, whose width is D; it may be called from several threads at once, and
   computes with as many threads as PyTorch has where it is loaded and called.
 
-`build` and `load` raise UnsupportedError where this machine cannot run the method.
+and, where importing the module does not load all of the engine's libraries,
+
+- `preload() -> None`, which loads the others; the benchmark calls it first, so that they count as nobody's memory.
+
+`build`, `load` and `preload` raise UnsupportedError where this machine cannot run the method.
 """
 
 import importlib
@@ -46,6 +50,15 @@ def method(name: str) -> ModuleType:
     if name not in known:
         raise VitquantError(f"unknown recipe method {name!r}: the methods are {', '.join(known)}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def preload(name: str) -> None:
+    """Load the libraries that the method `name` needs, before its memory is measured.
+
+    Raises:
+        UnsupportedError: they do not load here.
+    """
+    getattr(method(name), "preload", lambda: None)()
 
 
 def check_options(name: str, recipe: Recipe, section: str = "recipes", file: Path = Path("params.yaml")) -> Any:

@@ -136,6 +136,11 @@ def core() -> Any:
     return require("openvino").Core()
 
 
+def preload() -> None:
+    """Load the CPU plugin, which is a library of its own."""
+    core().get_property("CPU", "FULL_DEVICE_NAME")
+
+
 def _nncf() -> Any:
     """NNCF, which is slow to import."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it finds no compiler for CUDA

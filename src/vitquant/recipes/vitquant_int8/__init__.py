@@ -76,7 +76,8 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         raise UnsupportedError(
             f"{artifact.path} was made on a CPU with VNNI, which this one lacks: quantize again here"
         )
-    backbone: Any = model.backbone
+    tensors = {name: tensor if tensor.dtype == torch.int8 else tensor.clone() for name, tensor in tensors.items()}
+    backbone: Any = model.backbone  # with the last weight packed, nothing holds the mapped file
     backbone.blocks = nn.Sequential(Int8Blocks(tensors, [_shape(block) for block in backbone.blocks]))
     model.load_state_dict(tensors, strict=False, assign=True)
     return model

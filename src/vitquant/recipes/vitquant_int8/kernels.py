@@ -15,6 +15,7 @@ from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -104,10 +105,11 @@ class Kernels:
         if width % INPUTS:
             raise UnsupportedError(f"the INT8 kernels take layers with a multiple of {INPUTS} inputs, not {width}")
         missing = -outputs % self._library.panel()
-        weight = F.pad(weight, (0, 0, 0, missing))
+        weight = F.pad(weight, (0, 0, 0, missing)) if missing else weight  # padding by nothing would copy
         packed = torch.empty_like(weight)
         self._library.pack(*_pointers(weight), *map(c_int64, weight.shape), *_pointers(packed))
-        offset = zero_point() * weight.sum(dim=1, dtype=torch.int32)
+        sums = torch.from_numpy(weight.numpy().sum(axis=1, dtype=np.int32))  # PyTorch's sum would copy them to int32
+        offset = zero_point() * sums
         return Linear(outputs, packed, offset, *(F.pad(tensor, (0, missing)) for tensor in (scale, bias)))
 
     def add(self, residual: Tensor, layer: Linear, quantized: Quantized) -> None:
