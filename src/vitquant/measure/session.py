@@ -65,7 +65,7 @@ class Session:
     def memory(self) -> Memory:
         """What loading and predicting took."""
         peaks = [peak for peak in self._warm.values() if isinstance(peak, int)]
-        return Memory(model=self._taken[False], load_peak=max(self._peak, *peaks))
+        return Memory(model=self._taken[False], load_peak=max([self._peak, *peaks]))
 
     def warm_up(self, size: int, passes: int, split: bool) -> int | str:
         """Run `passes` batches of `size`, unless that was done.
