@@ -3,8 +3,8 @@
 DVC hashes the files that the links lead to, so that a stage reruns when one of them changes, and only then.
 `dependencies/<stage>` holds everything that the stage's script imports, in functions too, and the data files beside
 those modules that they name; `quantize/<method>` and `evaluate/<method>` the recipe's method, which is loaded by its
-name, as well, and fp32's where the baseline is loaded too; `benchmark`, `profile` and `benchmark_cuda` the methods that
-params.yaml names.
+name, as well, and fp32's where the baseline is loaded too; `benchmark`, `profile`, `tails` and `benchmark_cuda` the
+methods that params.yaml names.
 
     python dependencies/update.py            make the links what the imports are
     python dependencies/update.py --check    exit with 1 where they are not
@@ -29,7 +29,7 @@ EXEMPT = {  # what cannot change a result, and why
     "vitquant.params": "reads params.yaml; DVC itself compares the values that a stage uses",
     "vitquant.stages.common": "options of the command line",
 }
-LOADING = ("benchmark", "profile")  # stages that load the recipes of params.yaml
+LOADING = ("benchmark", "profile", "tails")  # stages that load the recipes of params.yaml
 
 
 def wanted() -> dict[Path, str]:

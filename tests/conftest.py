@@ -84,6 +84,7 @@ def mini_study(images: Path) -> dict:
             "batches": [{"size": 1, "rounds": 3}, {"size": 4, "rounds": 2}],
             "seed": 0,
             "energy_seconds": 0.1,
+            "tail_passes": 100,
         },
         "cuda": {
             "recipes": {"fp32": {"method": "floating_point", "dtype": "float32", "compile": False}},

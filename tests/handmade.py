@@ -16,6 +16,7 @@ from vitquant.results.benchmark import Benchmark, Benchmarked, Launches, Measure
 from vitquant.results.environment import Conditions, Environment, Machine
 from vitquant.results.facts import Facts
 from vitquant.results.gpu import GpuStudy, array_name
+from vitquant.results.tails import Tails, Timed
 from vitquant.traits import FP32, Traits
 
 BF16_COMPILED = Traits(
@@ -192,6 +193,7 @@ def stages(prepared: Prepared, folder: Path, int8: str = "dynamic-int8") -> Inpu
         benchmark=folder / "benchmark.json",
         profile=folder / "profile.json",
         cuda=folder / "cuda",
+        tails=folder / "tails.json",
     )
     for name, right, traits in (("fp32", 20, FP32), (int8, 18, INT8)):
         predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)
@@ -233,6 +235,19 @@ def benchmark(int8: str = "dynamic-int8") -> Benchmark:
                 ),
             ),
         },
+    )
+
+
+def tails(recipe: str = "fp32", artifact_sha256: str = DIGEST) -> Tails:
+    """Of a recipe of `stages`: 1,001 passes of 1001, 1000, 999 … 1 milliseconds."""
+    return Tails(
+        timed=Timed(
+            recipe=recipe,
+            artifact_sha256=artifact_sha256,
+            environment=ENVIRONMENT,
+            conditions=CONDITIONS,
+            latency_ms=[float(ms) for ms in range(1001, 0, -1)],
+        )
     )
 
 

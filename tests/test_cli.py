@@ -21,6 +21,7 @@ STAGES = [
     "evaluate",
     "benchmark",
     "profile",
+    "tails",
     "report",
     "summary",
     "recommend",

@@ -72,6 +72,8 @@ def test_every_stage_has_its_links_and_what_they_import_is_linked_too(update: Mo
         ("benchmark_cuda", "recipes/eight_bit/triton_linear.py", "recipes/openvino.py"),
         ("baseline", "images.py", "recipes/__init__.py"),
         ("report", "report/template.md", "artifact.py"),
+        ("tails", "recipes/vitquant_int8/kernels.cpp", "report/template.md"),
+        ("tails", "analysis/recommend.py", "measure/benchmark.py"),
         ("prepare", "wheels.py", "data/prepared.py"),
     ],
 )

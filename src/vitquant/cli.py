@@ -24,6 +24,7 @@ from vitquant.stages import (
     profile,
     quantize,
     report,
+    tails,
 )
 
 
@@ -89,7 +90,10 @@ def main(params: Path) -> None:  # the stages read it from the context
     """
 
 
-STAGES = (machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, report)
+STAGES = (
+    *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
+    report,
+)
 COMMANDS = (check, summary, recommend, diff, experiment)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

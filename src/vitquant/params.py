@@ -203,6 +203,12 @@ class Benchmark(Section):
         return batches
 
 
+class CpuBenchmark(Benchmark):
+    """What is measured on the CPU besides."""
+
+    tail_passes: Annotated[int, Field(ge=100)]
+
+
 class Cuda(Benchmark):
     """What is measured on a GPU, and how."""
 
@@ -234,7 +240,7 @@ class Params(Section):
     calibration: Calibration
     recipes: dict[RecipeName, Recipe]
     evaluate: Evaluate
-    benchmark: Benchmark
+    benchmark: CpuBenchmark
     cuda: Cuda
 
     @model_validator(mode="after")

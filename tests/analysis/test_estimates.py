@@ -10,7 +10,7 @@ from handmade import BF16_COMPILED, DIGEST, INT8, INT8_COMPILED
 from vitquant.analysis import estimates
 from vitquant.analysis.analyse import analyse
 from vitquant.analysis.estimates import Evidence
-from vitquant.analysis.findings import Estimate, Recipe, Rival, Roofline
+from vitquant.analysis.findings import Estimate, Recipe, Rival, Roofline, Tails
 from vitquant.analysis.load import Inputs, load
 from vitquant.data.prepared import Prepared
 from vitquant.params import Params
@@ -49,6 +49,22 @@ def right(count: int) -> np.ndarray:
     """Logits that are right on the first `count` of LABELS."""
     predicted = np.where(np.arange(12) < count, LABELS, (LABELS + 1) % 6)
     return np.eye(6, dtype=np.float32)[predicted]
+
+
+@pytest.mark.parametrize(
+    ("passes", "percentiles"),
+    [(1001, (501, 901, 991, 1000, 1001)), (101, (51, 91, 100, 100.9, 101)), (100, (50.5, 90.1, 99.01, 99.9, 100))],
+)
+def test_tails(passes: int, percentiles: tuple[float, ...]) -> None:
+    """Of 1, 2, 3 … milliseconds in some order: of k passes a percentile p is 1 + p (k - 1) / 100."""
+    timed = handmade.tails().timed
+    assert timed
+    order = np.random.default_rng(0).permutation(passes) + 1.0
+    p50, p90, p99, p999, greatest = percentiles
+    assert estimates.tails(timed.model_copy(update={"latency_ms": list(order)})) == Tails(
+        recipe="fp32", passes=passes, p50_ms=p50, p90_ms=p90, p99_ms=p99, p999_ms=p999, max_ms=greatest,
+        conditions=handmade.CONDITIONS,
+    )  # fmt: skip
 
 
 def test_times_of_a_batch() -> None:

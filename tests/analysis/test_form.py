@@ -18,6 +18,7 @@ from vitquant.results.benchmark import Benchmark, Benchmarked, Measured, Memory
 from vitquant.results.form import ResultFile
 from vitquant.results.gpu import Gpu, GpuStudy
 from vitquant.results.profile import Profile
+from vitquant.results.tails import Tails
 from vitquant.traits import FP32
 
 ON_A_GPU = ENVIRONMENT.model_copy(
@@ -42,6 +43,8 @@ EVERY_KIND = {
     ),
     "no accuracy": Accuracy(recipe="fp32", traits=FP32, unavailable="the head was never trained"),
     "a profile": Profile(environment=ENVIRONMENT, batch=1, recipes={"fp32": {"linear layers": 9.5, "other": 0.0}}),
+    "tails": handmade.tails(),
+    "no tails": Tails(unavailable="nothing is recommended"),
     "a GPU": Gpu(
         device="T4",
         quantize_dynamic="no kernel",

@@ -51,7 +51,8 @@ def write_predicted(inputs: Inputs, name: str, **changed: object) -> Path:
 
 def test_everything_is_loaded(params: Params, inputs: Inputs) -> None:
     results = load(params, inputs)
-    assert (results.profile, results.gpus, list(results.evidence)) == (None, [], ["fp32", "dynamic-int8"])
+    assert (results.profile, results.tails, results.gpus) == (None, None, [])
+    assert list(results.evidence) == ["fp32", "dynamic-int8"]
     assert results.facts.model_dump() == {
         "name": "mini", "model": "test_vit", "data": "folder", "eval_images": 24, "classes": 6, "crop": 64,
     }  # fmt: skip
@@ -119,6 +120,32 @@ def test_a_profile_of_another_machine_is_refused(params: Params, inputs: Inputs)
     form.write(inputs.profile, Profile(environment=elsewhere, batch=1, recipes={}))
     said = f"{inputs.benchmark} and {inputs.profile} were measured on different machines (host: attic, cellar)"
     assert refusal(params, inputs) == f"{said}: run `dvc repro`"
+
+
+def test_tails_of_another_machine_or_artifact_are_refused(params: Params, inputs: Inputs) -> None:
+    """Or of a recipe that was not timed; those of the same are loaded."""
+    found = handmade.tails("dynamic-int8")
+    form.write(inputs.tails, found)
+    assert load(params, inputs).tails == found
+    form.write(inputs.tails, handmade.tails("dynamic-int8", artifact_sha256="12" * 32))
+    assert refusal(params, inputs) == (
+        f"{inputs.tails} and {inputs.benchmark} are of different artifacts of dynamic-int8 "
+        "(SHA-256 121212121212…, abababababab…), as two commits make them: run `dvc repro`"
+    )
+    form.write(inputs.tails, handmade.tails("static-int8"))
+    said = f"{inputs.tails} is of static-int8, which {inputs.benchmark} has no times of: run `dvc repro`"
+    assert refusal(params, inputs) == said
+    found.timed.environment = ENVIRONMENT.model_copy(update={"host": "cellar"})
+    form.write(inputs.tails, found)
+    assert f"{inputs.tails} were measured on different machines (host: attic, cellar)" in refusal(params, inputs)
+
+
+def test_what_a_recommendation_needs_is_loaded_alone(params: Params, inputs: Inputs) -> None:
+    """Whatever else lies there."""
+    for path in (inputs.profile, inputs.tails):
+        path.write_text("no result")
+    alone = Inputs(inputs.data, inputs.accuracy, inputs.predictions, inputs.benchmark)
+    assert list(load(params, alone).evidence) == ["fp32", "dynamic-int8"]
 
 
 @pytest.mark.parametrize("key", ["host", "cpu", "cores", "torch"])

@@ -22,7 +22,7 @@ def test_every_stage_runs_and_it_measures(finished: Study) -> None:
     assert sorted(first_run) == [
         *("baseline", "benchmark", "benchmark_cuda", "evaluate@dynamic-int8", "evaluate@fp32"),
         *("evaluate@vitquant-int8", "fetch", "machine", "prepare", "profile", "quantize@dynamic-int8"),
-        *("quantize@fp32", "quantize@vitquant-int8", "report"),
+        *("quantize@fp32", "quantize@vitquant-int8", "report", "tails"),
     ]
     recipes = finished.metrics()["recipes"]
     assert list(recipes) == ["fp32", "dynamic-int8", "vitquant-int8"]
@@ -32,6 +32,12 @@ def test_every_stage_runs_and_it_measures(finished: Study) -> None:
         assert recipes[name]["size_mb"] < recipes["fp32"]["size_mb"] / 2
         assert recipes[name]["latency_b4_ms_p50"] > 0
     assert finished.partials() == []
+    tails, timed = (json.loads((finished.root / f"results/{name}.json").read_text()) for name in ("tails", "benchmark"))
+    assert len(tails["timed"]["latency_ms"]) == 100
+    measured = timed["recipes"][tails["timed"]["recipe"]]["measured"]
+    assert tails["timed"]["artifact_sha256"] == measured["artifact_sha256"]
+    shown = (finished.root / "results/report.md").read_text()
+    assert f"Tails of `{tails['timed']['recipe']}` over 100 passes in a row" in shown
 
 
 def test_the_commands_of_dvc_work_on_it(study: Study) -> None:
@@ -118,6 +124,7 @@ def test_another_study_runs_beside_the_committed_one(study: Study) -> None:
     assert json.loads((results / "metrics.json").read_text())["study"]["name"] == content["study"]
     assert "never trained" in theirs["fp32"]["unavailable"]["accuracy"]
     assert theirs["fp32"]["latency_b1_ms_p50"] > 0
+    assert "Tails were not measured: no recipe is recommended" in (results / "report.md").read_text()
     assert (results / "figures/latency.png").is_file()
     assert study.metrics() == before
     assert study.git("status", "--porcelain") == ""

@@ -20,7 +20,7 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
         pytest.param(
             "data/prepared.py",
             "# changed",
-            QUANTIZE | EVALUATE | {"baseline", "benchmark", "benchmark_cuda", "profile", "report"},
+            QUANTIZE | EVALUATE | {"baseline", "benchmark", "benchmark_cuda", "profile", "tails", "report"},
             id="how calibration images are drawn",
         ),
         pytest.param(
@@ -32,19 +32,21 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
         pytest.param(
             "analysis/statistics.py",
             "# changed",
-            {"report"},
+            {"tails", "report"},
             id="the intervals",
         ),
         pytest.param(
             "images.py",
             "# changed",
-            QUANTIZE | EVALUATE | {"fetch", "prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "report"},
+            QUANTIZE
+            | EVALUATE
+            | {"fetch", "prepare", "baseline", "benchmark", "benchmark_cuda", "profile", "tails", "report"},
             id="how images are normalised",
         ),
         pytest.param(
             "recipes/vitquant_int8/kernels.cpp",
             "// changed",
-            {"quantize@vitquant-int8", "evaluate@vitquant-int8", "benchmark", "profile"},
+            {"quantize@vitquant-int8", "evaluate@vitquant-int8", "benchmark", "profile", "tails"},
             id="one recipe's kernels",
         ),
         pytest.param(
@@ -72,7 +74,7 @@ def test_a_change_that_leaves_the_length_is_seen(study: Study) -> None:
     assert study.stale() == {}
     source = study.root / "src/vitquant/analysis/statistics.py"
     source.write_text(source.read_text().swapcase())
-    assert study.stale().keys() == {"report"}
+    assert study.stale().keys() == {"tails", "report"}
 
 
 def test_the_template_reruns_only_the_report(study: Study) -> None:
@@ -82,7 +84,7 @@ def test_the_template_reruns_only_the_report(study: Study) -> None:
 
 
 def test_kernels_rerun_their_recipe_and_what_joins_it(study: Study) -> None:
-    """The artifact comes out as it was; evaluate runs for the code's sake, report since benchmark and profile measured.
+    """The artifact comes out as it was; evaluate runs for the code's sake, report since what it joins was measured.
 
     Nothing else does: no other recipe is quantized or evaluated again.
     """
@@ -90,7 +92,7 @@ def test_kernels_rerun_their_recipe_and_what_joins_it(study: Study) -> None:
     study.append("src/vitquant/recipes/vitquant_int8/kernels.cpp", "// changed")
     assert set(study.repro()) == {
         *("quantize@vitquant-int8", "evaluate@vitquant-int8"),
-        *("benchmark", "profile", "report"),
+        *("benchmark", "profile", "tails", "report"),
     }
     after = study.metrics()["recipes"]
     assert after["vitquant-int8"]["top1_pct"] == before["vitquant-int8"]["top1_pct"]
@@ -101,10 +103,10 @@ def test_a_changed_recipe_makes_stale_its_own_stages_and_what_joins_them(study: 
     params = study.params()
     params["recipes"]["dynamic-int8"] = PER_CHANNEL
     study.write_params(params)
-    assert study.stale().keys() == {"quantize@dynamic-int8", "benchmark", "profile", "report"}
+    assert study.stale().keys() == {"quantize@dynamic-int8", "benchmark", "profile", "tails", "report"}
     assert study.repro("quantize@dynamic-int8") == ["quantize@dynamic-int8"]
     stale = study.stale()
-    assert stale.keys() == {"evaluate@dynamic-int8", "benchmark", "profile", "report"}
+    assert stale.keys() == {"evaluate@dynamic-int8", "benchmark", "profile", "tails", "report"}
     assert stale["evaluate@dynamic-int8"] == {"models/recipes/dynamic-int8"}
     assert stale["benchmark"] == {"models/recipes", "recipes"}
 
@@ -113,11 +115,12 @@ def test_a_new_recipe_runs_its_own_stages_and_what_joins_them(study: Study) -> N
     params = study.params()
     params["recipes"]["per-channel"] = PER_CHANNEL
     study.write_params(params)
-    joining = {"benchmark", "profile", "report"}
+    joining = {"benchmark", "profile", "tails", "report"}
     assert study.stale().keys() == {"quantize@per-channel", "evaluate@per-channel"} | joining
     assert study.repro("evaluate@per-channel") == ["quantize@per-channel", "evaluate@per-channel"]
     assert study.stale() == {
         "benchmark": {"models/recipes", "recipes"},
         "profile": {"models/recipes", "recipes"},
+        "tails": {"models/recipes", "results/accuracy", "results/predictions", "recipes"},
         "report": {"results/accuracy", "results/predictions", "recipes"},
     }

@@ -27,6 +27,7 @@ from vitquant.report import build, prose, style, tables
 from vitquant.results import form
 from vitquant.results.benchmark import Benchmark, Benchmarked
 from vitquant.results.profile import Profile
+from vitquant.results.tails import Tails
 from vitquant.traits import FP32
 
 NAMES = ("fp32", "dynamic-int8")
@@ -52,6 +53,7 @@ def whole(prepared: Prepared, folder: Path) -> Inputs:
     kinds = {"linear layers": 20.0, "attention": 3.0, "norms, GELU, quantization, sums": 2.0, "rest": 1.0}
     form.write(inputs.profile, Profile(environment=handmade.ENVIRONMENT, batch=8, recipes={"fp32": kinds}))
     handmade.write_gpu(inputs.cuda, handmade.gpu_study())
+    form.write(inputs.tails, handmade.tails())
     return inputs
 
 
@@ -299,6 +301,18 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
     assert footprint.size_mb == 80.0
 
 
+def test_the_tails_of_the_recommended_recipe(params: Params, inputs: Inputs) -> None:
+    """Those of 1 to 1,001 ms; or why there are none; or nothing, where there is no file."""
+    assert (
+        "Tails of `fp32` over 1,001 passes in a row at batch 1, in a process that has the machine to itself: "
+        "p50 501.0 ms, p90 901.0, p99 991.0, p99.9 1000.0, the greatest 1001.0. Meanwhile other processes had 0.5 % "
+    ) in text(params, inputs)
+    form.write(inputs.tails, Tails(unavailable="nothing *is* recommended"))
+    assert "\n\nTails were not measured: nothing \\*is\\* recommended.\n\n" in text(params, inputs)
+    inputs.tails.unlink()
+    assert "Tails" not in text(params, inputs)
+
+
 def test_a_single_recipe(params: Params, inputs: Inputs) -> None:
     alone = params.model_copy(update={"recipes": {"fp32": params.recipes["fp32"]}})
     shown = text(alone, inputs)
@@ -358,6 +372,7 @@ def test_names_that_would_break_markdown_or_html_are_shown_as_they_are(
 ) -> None:
     name = "<script>alert(1)</script> | `x` *y* $z$ [a](b) & c"
     inputs.profile.unlink()
+    inputs.tails.unlink()
     handmade.move(inputs, cpu=name)
     data = tmp_path / "data"
     shutil.copytree(prepared.path, data)

@@ -33,6 +33,7 @@ from vitquant.report.text import code, escape, inline
 from vitquant.results import form
 from vitquant.results.benchmark import Benchmark
 from vitquant.results.gpu import GpuStudy
+from vitquant.results.tails import Tails
 
 IMAGE = "![x](../evil.png)"
 HARMLESS = "a b"  # as long as it has a space, no name is set in code type
@@ -158,6 +159,7 @@ def stages(prepared: Prepared, folder: Path, name: str, evaluated: bool = False)
         accuracy.write_unavailable("dynamic-int8", INT8, name, *results)
     for study in (gpu(name), seeds(name)):
         handmade.write_gpu(inputs.cuda, study, name)
+    form.write(inputs.tails, Tails(unavailable=name))
     return dataclasses.replace(inputs, data=with_classes(prepared, folder / "data", name))
 
 

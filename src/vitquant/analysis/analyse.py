@@ -1,5 +1,7 @@
 """From results to findings: of the study, and of what was measured on GPUs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,24 @@ from vitquant.analysis import estimates
 from vitquant.analysis.estimates import Evidence
 from vitquant.analysis.findings import Device, Findings, Roofline, Study
 from vitquant.analysis.load import Arrays, Results
+from vitquant.errors import VitquantError, printable
 from vitquant.results.benchmark import Benchmarked
 from vitquant.results.gpu import Gpu, GpuStudy, array_name
 
 
+@contextmanager
+def possible() -> Iterator[None]:
+    """Raise VitquantError where what is done inside finds a number in the results that cannot be."""
+    try:
+        yield
+    except (ArithmeticError, ValueError) as error:  # pydantic's are ValueErrors
+        said = printable(error)[:200]
+        raise VitquantError(f"the results hold a number that cannot be ({said}): run `dvc repro`") from None
+
+
 def analyse(results: Results) -> Findings:
     """All that the results say."""
-    benchmark, profile = results.benchmark, results.profile
+    benchmark, profile, tails = results.benchmark, results.profile, results.tails
     roofline = Roofline(
         products_per_image=benchmark.products_per_image,
         register_products_per_s=benchmark.register_products_per_s,
@@ -30,6 +43,8 @@ def analyse(results: Results) -> Findings:
         unavailable_energy=benchmark.unavailable_energy,
         roofline=roofline,
         recipes=estimates.recipes(results.evidence, results.prepared.labels("val"), roofline),
+        tails=estimates.tails(tails.timed) if tails and tails.timed else None,
+        unavailable_tails=tails.unavailable if tails else None,
         profile=profile.recipes if profile else {},
         profile_batch=profile.batch if profile else None,
     )

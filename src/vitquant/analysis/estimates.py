@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant.analysis import statistics
-from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Recipe, Rival, Roofline, Speed
+from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Recipe, Rival, Roofline, Speed, Tails
 from vitquant.analysis.statistics import hits
 from vitquant.params import BASELINE
 from vitquant.results.benchmark import Measured
+from vitquant.results.tails import Timed
 from vitquant.traits import Traits
 
 MB = 1e6
@@ -154,6 +155,22 @@ def _over_launches(values: Sequence[int]) -> tuple[float | None, Range | None]:
         return None, None
     least, median, greatest = (round(float(np.percentile(values, part)) / MB, 1) for part in (0, 50, 100))
     return median, (least, greatest) if len(values) > 1 else None
+
+
+def tails(timed: Timed) -> Tails:
+    """Percentiles of all passes, between two of them by linear interpolation, and the greatest."""
+    parts = np.percentile(timed.latency_ms, [50, 90, 99, 99.9, 100])
+    p50, p90, p99, p999, greatest = (round(float(part), 2) for part in parts)
+    return Tails(
+        recipe=timed.recipe,
+        passes=len(timed.latency_ms),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        p999_ms=p999,
+        max_ms=greatest,
+        conditions=timed.conditions,
+    )
 
 
 def _footprint(measured: Measured, baseline: Measured | None) -> Footprint:

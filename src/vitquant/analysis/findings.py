@@ -170,6 +170,21 @@ class Roofline(Finding):
     """Why that is not known."""
 
 
+class Tails(Finding):
+    """Of one recipe's passes in a row at batch 1, in a process that has the machine to itself."""
+
+    recipe: str
+    passes: int
+    p50_ms: PositiveFloat
+    """Milliseconds, as are the next ones."""
+    p90_ms: PositiveFloat
+    p99_ms: PositiveFloat
+    p999_ms: PositiveFloat
+    """p99.9."""
+    max_ms: PositiveFloat
+    conditions: Conditions
+
+
 class Study(Finding):
     """All that was found on one device."""
 
@@ -187,6 +202,10 @@ class Study(Finding):
     """On a GPU: batch size to milliseconds of copying such a batch there, which latency leaves out."""
     roofline: Roofline | None = None
     recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
+    tails: Tails | None = None
+    """On the CPU: of the recommended recipe."""
+    unavailable_tails: str | None = None
+    """Why there are none."""
     profile: dict[str, Times] = {}
     profile_batch: int | None = None
 

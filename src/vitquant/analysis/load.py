@@ -23,6 +23,7 @@ from vitquant.results.environment import Machine
 from vitquant.results.facts import Facts, facts
 from vitquant.results.gpu import Gpu, GpuStudy, array_name
 from vitquant.results.profile import Profile
+from vitquant.results.tails import Tails
 
 MACHINE = ("host", "cpu", "cores", "torch")  # what must be the same in every result of a run
 MEND, MEND_GPU = "run `dvc repro`", "delete it and measure again"
@@ -31,14 +32,15 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the stages before left their results."""
+    """Where the stages before left their results; of the last three there may be none."""
 
     data: Path
     accuracy: Path
     predictions: Path
     benchmark: Path
-    profile: Path
-    cuda: Path
+    profile: Path | None = None
+    cuda: Path | None = None
+    tails: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Results:
     evidence: dict[str, Evidence]
     profile: Profile | None
     gpus: list[tuple[Gpu, Arrays]]
+    tails: Tails | None
 
 
 def load(params: Params, inputs: Inputs) -> Results:
@@ -70,13 +73,21 @@ def load(params: Params, inputs: Inputs) -> Results:
     if sizes - fp32.measured.latency_ms.keys():
         size = min(sizes - fp32.measured.latency_ms.keys())
         raise VitquantError(f"{inputs.benchmark}: {BASELINE} was not timed at batch {size}, as others were: {MEND}")
-    profile = form.read(inputs.profile, Profile) if inputs.profile.exists() else None
     machines: dict[Path, Machine] = {inputs.benchmark: benchmark.environment}
-    if profile:
+    profile = tails = None
+    if inputs.profile and inputs.profile.exists():
+        profile = form.read(inputs.profile, Profile)
         machines[inputs.profile] = profile.environment
+    if inputs.tails and inputs.tails.exists():
+        tails = form.read(inputs.tails, Tails)
+        if tails.timed:
+            machines[inputs.tails] = tails.timed.environment
+            timed = benchmark.recipes.get(tails.timed.recipe)
+            _check_artifact(inputs.tails, tails.timed.recipe, tails.timed.artifact_sha256, inputs.benchmark, timed)
     evidence = _evidence(params, inputs, prepared, benchmark, machines)
     check_machines(machines)
-    return Results(prepared, facts(params, prepared), benchmark, evidence, profile, load_gpus(inputs.cuda))
+    gpus = load_gpus(inputs.cuda) if inputs.cuda else []
+    return Results(prepared, facts(params, prepared), benchmark, evidence, profile, gpus, tails)
 
 
 def _evidence(
@@ -217,12 +228,18 @@ def _check_recipe(file: Path, name: str, accuracy: Accuracy, benchmark_file: Pat
         raise VitquantError(f"{file} is of another recipe, {accuracy.recipe}: {MEND}")
     if timed and timed.traits != accuracy.traits:
         raise VitquantError(f"{file} and {benchmark_file} have different traits of {name}: {MEND}")
-    if not (accuracy.predicted and timed and timed.measured):
-        return
-    ours, theirs = accuracy.predicted.artifact_sha256, timed.measured.artifact_sha256
+    if accuracy.predicted and timed and timed.measured:
+        _check_artifact(file, name, accuracy.predicted.artifact_sha256, benchmark_file, timed)
+
+
+def _check_artifact(file: Path, name: str, ours: str, benchmark_file: Path, timed: Benchmarked | None) -> None:
+    """Raise VitquantError where the artifact that a file is about, by its SHA-256, is not the one that was timed."""
+    if not timed or not timed.measured:
+        raise VitquantError(f"{file} is of {name}, which {benchmark_file} has no times of: {MEND}")
+    theirs = timed.measured.artifact_sha256
     if ours != theirs:
         raise VitquantError(
-            f"{file} and {benchmark_file} are of different artifacts of {accuracy.recipe} "
+            f"{file} and {benchmark_file} are of different artifacts of {name} "
             f"(SHA-256 {ours[:12]}…, {theirs[:12]}…), as two commits make them: {MEND}"
         )
 

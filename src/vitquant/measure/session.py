@@ -119,6 +119,16 @@ class Session:
                 predictor.forward(inputs)
         return watch.seconds / passes
 
+    def time_each(self, size: int, passes: int) -> list[float]:
+        """Seconds of each of `passes` whole batches of `size` in a row, after an untimed one."""
+        self._predictor.forward(self._inputs[size])
+        seconds = []
+        for _ in range(passes):
+            with Stopwatch(self._device) as watch:
+                self._predictor.forward(self._inputs[size])
+            seconds.append(watch.seconds)
+        return seconds
+
     def from_file(self, number: int) -> float:
         """Seconds from the content of an image's file, one of a few, to its logits: decoded and preprocessed, too."""
         start = time.perf_counter()

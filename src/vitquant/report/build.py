@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from vitquant import files
 from vitquant.analysis import claims, flat, rules
-from vitquant.analysis.analyse import analyse
+from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
 from vitquant.analysis.findings import Findings
 from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
-from vitquant.errors import VitquantError, printable
 from vitquant.params import Params
 from vitquant.report import answer, figures, gpu_section, page, prose, tables
 from vitquant.report.text import code, escape, listing
@@ -46,7 +45,7 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
         VitquantError: a result is missing or unreadable, results do not belong together, or a number cannot be; no file
             but the figures has then changed.
     """
-    try:
+    with possible():
         content = read(params, inputs)
         study = content.findings.study
         written: dict[str, Any] = {
@@ -60,9 +59,6 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
         drawn = figures.draw(drawings(content), out / "figures")
         written["report.md"] = markdown(params, content, drawn)
         written["report.html"] = page.page(written["report.md"], out, [figure.name for figure in drawn])
-    except (ArithmeticError, ValueError) as error:  # pydantic's are ValueErrors
-        said = printable(error)[:200]
-        raise VitquantError(f"the results hold a number that cannot be ({said}): run `dvc repro`") from None
     for name, whole in written.items():
         if isinstance(whole, str):
             with files.atomic(out / name) as partial:
@@ -119,6 +115,7 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
         "roofline": prose.roofline(study),
         "energy": prose.energy(study),
         "latency_table": tables.latency(study),
+        "tails": prose.tails(study),
         "memory_table": tables.memory(study),
         "cpu": escape(machine.cpu),
         "threads": escape(machine.threads),

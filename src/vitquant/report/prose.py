@@ -132,6 +132,22 @@ def energy(study: Study) -> str:
     return "" if study.idle_w is None else f"Energy is less the {study.idle_w:.1f} W that are taken when nothing runs."
 
 
+def tails(study: Study) -> str:
+    """The percentiles that take many passes, of the recommended recipe, or why there are none."""
+    if study.unavailable_tails:
+        return f"Tails were not measured: {escape(study.unavailable_tails)}."
+    found = study.tails
+    if not found:
+        return ""
+    return (
+        f"Tails of {code(found.recipe)} over {found.passes:,} passes in a row at batch 1, in a process that has the "
+        f"machine to itself: p50 {found.p50_ms:.1f} ms, p90 {found.p90_ms:.1f}, p99 {found.p99_ms:.1f}, "
+        f"p99.9 {found.p999_ms:.1f}, the greatest {found.max_ms:.1f}. Meanwhile other processes had "
+        f"{found.conditions.others_pct:.1f} % of the cores' time and other virtual machines "
+        f"{found.conditions.steal_pct:.1f} %."
+    )
+
+
 def limits(study: Study) -> str:
     """What the numbers do not say."""
     recipes = study.recipes.values()

@@ -1,0 +1,1 @@
+../../src/vitquant/recipes/vitquant_int8/kernels.cpp

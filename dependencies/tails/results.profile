@@ -1,0 +1,1 @@
+../../src/vitquant/results/profile.py
