@@ -26,13 +26,16 @@ def in_new_process(function: Callable[[], Any]) -> Any:
         worker.close()
 
 
-def _faults_of_a_second_block() -> tuple[str, int, int, int]:
-    """What is in force; page faults of a block after one was freed; memory while both are freed, and after `trim`."""
+def _faults_of_a_smaller_block() -> tuple[str, int, int, int]:
+    """What is in force; page faults of a block after a larger one was freed; memory with both freed, and after `trim`.
+
+    It is smaller because glibc before 2.38 seeks more than an aligned block takes: an equal one may not fit.
+    """
     said = allocator.keep_freed()
     before = memory.in_use()
     torch.ones(BLOCK // 4)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(BLOCK // 4)
+    torch.ones(BLOCK // 5)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     kept = memory.in_use() - before
     allocator.trim()
@@ -40,7 +43,7 @@ def _faults_of_a_second_block() -> tuple[str, int, int, int]:
 
 
 def test_what_is_freed_is_kept_used_again_and_given_back_when_told() -> None:
-    said, faults, kept, trimmed = in_new_process(_faults_of_a_second_block)
+    said, faults, kept, trimmed = in_new_process(_faults_of_a_smaller_block)
     if not said.endswith("freed memory is kept"):
         pytest.skip(said)
     assert faults < PAGES / 10
