@@ -304,7 +304,7 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
 def test_the_tails_of_the_recommended_recipe(params: Params, inputs: Inputs) -> None:
     """Those of 1 to 1,001 ms; or why there are none; or nothing, where there is no file."""
     assert (
-        "Tails of `fp32` over 1,001 passes in a row at batch 1, in a process that has the machine to itself: "
+        "Tails of `fp32` over 1,001 passes in a row at batch 1, with no other recipe loaded: "
         "p50 501.0 ms, p90 901.0, p99 991.0, p99.9 1000.0, the greatest 1001.0. Meanwhile other processes had 0.5 % "
     ) in text(params, inputs)
     form.write(inputs.tails, Tails(unavailable="nothing *is* recommended"))

@@ -171,7 +171,7 @@ class Roofline(Finding):
 
 
 class Tails(Finding):
-    """Of one recipe's passes in a row at batch 1, in a process that has the machine to itself."""
+    """Of one recipe's passes in a row at batch 1, with no other recipe loaded."""
 
     recipe: str
     passes: int

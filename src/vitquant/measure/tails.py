@@ -1,4 +1,4 @@
-"""The tails of one artifact's latency: many passes in a row, in a fresh process that has the machine to itself."""
+"""The tails of one artifact's latency: many passes in a row, in a fresh process, with no other recipe loaded."""
 
 from pathlib import Path
 

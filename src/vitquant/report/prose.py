@@ -140,8 +140,8 @@ def tails(study: Study) -> str:
     if not found:
         return ""
     return (
-        f"Tails of {code(found.recipe)} over {found.passes:,} passes in a row at batch 1, in a process that has the "
-        f"machine to itself: p50 {found.p50_ms:.1f} ms, p90 {found.p90_ms:.1f}, p99 {found.p99_ms:.1f}, "
+        f"Tails of {code(found.recipe)} over {found.passes:,} passes in a row at batch 1, with no other recipe "
+        f"loaded: p50 {found.p50_ms:.1f} ms, p90 {found.p90_ms:.1f}, p99 {found.p99_ms:.1f}, "
         f"p99.9 {found.p999_ms:.1f}, the greatest {found.max_ms:.1f}. Meanwhile other processes had "
         f"{found.conditions.others_pct:.1f} % of the cores' time and other virtual machines "
         f"{found.conditions.steal_pct:.1f} %."
