@@ -22,7 +22,7 @@ from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
 
 ROUNDS = 7
-ONE_BY_ONE = Evaluate(batch_size=1, cuda_batch_size=1, workers=0)
+ONE_BY_ONE = Evaluate(batch_size=1, cuda_batch_size=1, large_batch=5, workers=0)
 
 
 class FirstImages(Prepared):

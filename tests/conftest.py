@@ -75,7 +75,7 @@ def mini_study(images: Path) -> dict:
         "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
         "calibration": {"images": 12, "seed": 0},
         "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
-        "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "workers": 0},
+        "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "large_batch": 5, "workers": 0},
         "benchmark": {
             "launches": 2,
             "max_busy_pct": 100,

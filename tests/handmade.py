@@ -11,7 +11,7 @@ from vitquant.data.prepared import Prepared
 from vitquant.measure import cuda_results
 from vitquant.results import form, predictions
 from vitquant.results.accuracy import Accuracy as AccuracyFile
-from vitquant.results.accuracy import Predicted
+from vitquant.results.accuracy import LargeBatch, Predicted
 from vitquant.results.benchmark import Benchmark, Benchmarked, Launches, Measured, Memory, Trial
 from vitquant.results.environment import Conditions, Environment, Machine
 from vitquant.results.facts import Facts
@@ -261,17 +261,29 @@ def _memory(model: int, load: int, batch8: int) -> Memory:
     return Memory(model=model * 10**6, load_peak=load * 10**6, peak={1: load * 10**6, 8: batch8 * 10**6})
 
 
-def write_accuracy(inputs: Inputs, name: str, traits: Traits, logits: np.ndarray) -> None:
-    """What stage `evaluate` leaves of recipe `name`; its class tokens are its logits."""
+def write_accuracy(
+    inputs: Inputs, name: str, traits: Traits, logits: np.ndarray, large: np.ndarray | None = None
+) -> None:
+    """What stage `evaluate` leaves of recipe `name`; its class tokens are its logits.
+
+    Args:
+        large: its logits at batch 32, where the traits say that its images affect each other.
+    """
     logits = logits.astype(np.float32)
+    arrays = {"logits": logits, "class_tokens": logits}
+    large_batch = None
+    if large is not None:
+        arrays["logits_large_batch"] = large.astype(np.float32)
+        large_batch = LargeBatch(size=32, logits_sha256=predictions.digest(arrays["logits_large_batch"]))
     predicted = Predicted(
         device="cpu",
         images=len(logits),
         logits_sha256=predictions.digest(logits),
         artifact_sha256=DIGEST,
         environment=MACHINE,
+        large_batch=large_batch,
     )
-    predictions.write(inputs.predictions / f"{name}.npz", {"logits": logits, "class_tokens": logits})
+    predictions.write(inputs.predictions / f"{name}.npz", arrays)
     form.write(inputs.accuracy / f"{name}.json", AccuracyFile(recipe=name, traits=traits, predicted=predicted))
 
 

@@ -26,7 +26,7 @@ def test_results_are_in_order_and_each_is_let_go_once_it_is_copied() -> None:
         return torch.from_numpy(memory)
 
     images = np.arange(200 * 4, dtype=np.uint8).reshape(200, 2, 2, 1)
-    params = Evaluate(batch_size=3, cuda_batch_size=1, workers=0)
+    params = Evaluate(batch_size=3, cuda_batch_size=1, large_batch=5, workers=0)
     mapped = map_batches(function, images, params, CPU, 2, "multiplying")
     assert mapped.dtype == np.float32
     assert np.array_equal(mapped, images.reshape(200, 4) * np.float32(3))
@@ -51,7 +51,7 @@ def function(batch):
     return residual[:, 0]
 images = np.zeros((12, 8, 8, 1), np.uint8)
 before = len(os.listdir("/proc/self/task"))
-map_batches(function, images, Evaluate(batch_size=1, cuda_batch_size=1, workers=0), CPU, 2, "counting")
+map_batches(function, images, Evaluate(batch_size=1, cuda_batch_size=1, large_batch=5, workers=0), CPU, 2, "counting")
 print(max(counts) - before)
 """
     command = [sys.executable, "-c", script]

@@ -31,6 +31,7 @@ def test_the_committed_study_is_valid() -> None:
         (("colour",), "red", "colour: unknown key"),
         (("data", "crop"), "64", "data.crop: Input should be a valid integer, or Input should be 'auto' (got '64')"),
         (("evaluate", "batch_size"), 0, "evaluate.batch_size: Input should be greater than 0 (got 0)"),
+        (("evaluate", "large_batch"), 0, "evaluate.large_batch: Input should be greater than 0 (got 0)"),
         (("data", "val_fraction"), 1.5, "data.val_fraction: Input should be less than 1 (got 1.5)"),
         (("data", "crop"), 100, "crop (100) must not exceed resize (72)"),
         (("data", "source"), "ftp", "'ftp'"),

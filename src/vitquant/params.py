@@ -172,6 +172,7 @@ class Evaluate(Section):
 
     batch_size: PositiveInt
     cuda_batch_size: PositiveInt
+    large_batch: PositiveInt
     workers: Annotated[int, Field(ge=0)]
 
 

@@ -22,6 +22,8 @@ class Traits(BaseModel):
     """Eager: PyTorch calls one operator after another. Compiled: a compiler or an engine has fused them."""
     devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Field(min_length=1)]
     """The types of device that have kernels for it."""
+    batch_scales: bool = False
+    """One activation scale at run time for the whole batch: its images affect each other."""
 
     @property
     def quantized(self) -> bool:

@@ -162,6 +162,27 @@ def test_accuracy_is_compared_image_by_image() -> None:
     assert (fp32.class_token_mean_cosine, recipes["int8"].speeds, recipes["int8"].footprint) == (None, {}, None)
 
 
+def test_accuracy_in_large_batches_is_compared_with_fp32s_own() -> None:
+    """In them INT8 loses three of ten images, where each is alone none."""
+    int8 = Evidence(INT8, logits=right(10), large_batch=32, logits_large_batch=right(7))
+    recipes = found({"fp32": Evidence(FP32, logits=right(10)), "int8": int8})
+    accuracy, fp32 = recipes["int8"].accuracy, recipes["fp32"].accuracy
+    assert accuracy
+    assert fp32
+    assert accuracy.top1_delta
+    assert accuracy.top1_large_batch
+    assert accuracy.top1_delta_large_batch
+    assert (accuracy.top1.value, accuracy.top1_delta.value, accuracy.agreement_pct) == (83.33, 0.0, 100.0)
+    assert (accuracy.large_batch, accuracy.top1_large_batch.value) == (32, 58.33)
+    assert (accuracy.top1_delta_large_batch.value, accuracy.agreement_large_batch_pct) == (-25.0, 75.0)
+    assert accuracy.top1_delta_large_batch.low < -25 < accuracy.top1_delta_large_batch.high
+    assert (fp32.large_batch, fp32.top1_large_batch, fp32.top1_delta_large_batch) == (None, None, None)
+    alone = found({"fp32": Evidence(FP32), "int8": int8})["int8"].accuracy
+    assert alone
+    assert (alone.large_batch, alone.top1_large_batch) == (32, accuracy.top1_large_batch)
+    assert (alone.top1_delta_large_batch, alone.agreement_large_batch_pct) == (None, None)
+
+
 def test_five_classes_have_no_top5_and_without_fp32s_logits_there_is_no_difference() -> None:
     logits = right(10)[:, :5]
     alone = estimates.recipes(

@@ -90,6 +90,60 @@ def test_class_tokens_of_another_shape_are_refused(params: Params, inputs: Input
     assert refusal(params, inputs).startswith(f"{file}: class_tokens has shape {shape}")
 
 
+BATCH_SCALES = INT8.model_copy(update={"batch_scales": True})
+
+
+def write_large_batch(inputs: Inputs, large: np.ndarray) -> Path:
+    """Logits in large batches of the INT8 recipe, which says that its images affect each other; the predictions."""
+    file = inputs.predictions / "dynamic-int8.npz"
+    handmade.write_accuracy(inputs, "dynamic-int8", BATCH_SCALES, predictions.read(file)["logits"], large)
+    benchmark = form.read(inputs.benchmark, Benchmark)
+    benchmark.recipes["dynamic-int8"].traits = BATCH_SCALES
+    form.write(inputs.benchmark, benchmark)
+    return file
+
+
+def test_logits_in_large_batches_are_loaded(params: Params, inputs: Inputs) -> None:
+    large = np.arange(24 * 6).reshape(24, 6)
+    write_large_batch(inputs, large)
+    evidence = load(params, inputs).evidence
+    assert evidence["dynamic-int8"].large_batch == 32
+    assert np.array_equal(evidence["dynamic-int8"].logits_large_batch, large)
+    assert (evidence["fp32"].large_batch, evidence["fp32"].logits_large_batch) == (None, None)
+
+
+@pytest.mark.parametrize(("shape", "bad"), [((23, 6), 0.0), ((24, 5), 0.0), ((24, 6), np.nan)])
+def test_logits_in_large_batches_that_cannot_be_are_refused(
+    params: Params, inputs: Inputs, shape: tuple[int, int], bad: float
+) -> None:
+    file = write_large_batch(inputs, np.full(shape, bad))
+    said = "logits_large_batch holds what is no finite number" if np.isnan(bad) else f"predictions of shape {shape}"
+    assert said in refusal(params, inputs)
+    assert str(file) in refusal(params, inputs)
+
+
+def test_logits_in_large_batches_of_another_run_or_missing_are_refused(params: Params, inputs: Inputs) -> None:
+    file = write_large_batch(inputs, np.zeros((24, 6)))
+    arrays = predictions.read(file)
+    said = f"{file}: logits_large_batch is missing, or of another run than the results beside it: run `dvc repro`"
+    predictions.write(file, arrays | {"logits_large_batch": np.ones((24, 6), np.float32)})
+    assert refusal(params, inputs) == said
+    del arrays["logits_large_batch"]
+    predictions.write(file, arrays)
+    assert refusal(params, inputs) == said
+
+
+def test_traits_and_logits_in_large_batches_must_agree(params: Params, inputs: Inputs) -> None:
+    write_large_batch(inputs, np.zeros((24, 6)))
+    file = inputs.accuracy / "dynamic-int8.json"
+    content = files.read_json(file)
+    files.write_json(file, content | {"traits": INT8.model_dump(mode="json")})
+    assert f"{file}: dynamic-int8 has needless predictions in large batches" in refusal(params, inputs)
+    del content["predicted"]["large_batch"]
+    files.write_json(file, content)
+    assert f"{file}: dynamic-int8 has no predictions in large batches" in refusal(params, inputs)
+
+
 def test_what_was_not_predicted_has_its_reason(params: Params, inputs: Inputs) -> None:
     for name, traits in (("fp32", FP32), ("dynamic-int8", INT8)):
         files_of_it = inputs.accuracy / f"{name}.json", inputs.predictions / f"{name}.npz"

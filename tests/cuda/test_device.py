@@ -22,12 +22,12 @@ CUDA = torch.device("cuda")
 
 def test_predictions_are_the_cpus_for_any_batch_size_and_worker_count(fp32: Path, prepared: Prepared) -> None:
     expected = accuracy.predict(
-        recipes.load(fp32), prepared, Evaluate(batch_size=1, cuda_batch_size=1, workers=0), threads=1
+        recipes.load(fp32), prepared, Evaluate(batch_size=1, cuda_batch_size=1, large_batch=5, workers=0), threads=1
     )
     predictor = recipes.load(fp32, CUDA)
     assert predictor.device == CUDA
     for batch_size, workers in ((1, 0), (5, 2), (64, 1)):
-        params = Evaluate(batch_size=1, cuda_batch_size=batch_size, workers=workers)
+        params = Evaluate(batch_size=1, cuda_batch_size=batch_size, large_batch=5, workers=workers)
         outputs = accuracy.predict(predictor, prepared, params, threads=2)
         assert np.abs(outputs - expected).max() < 1e-2
         assert np.array_equal(outputs[:, :6].argmax(axis=1), expected[:, :6].argmax(axis=1))

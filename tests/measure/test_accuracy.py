@@ -9,20 +9,20 @@ from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import accuracy, environment
-from vitquant.params import Evaluate
+from vitquant.params import Evaluate, Params
 from vitquant.results import form, predictions
-from vitquant.results.accuracy import Accuracy
+from vitquant.results.accuracy import Accuracy, LargeBatch
 from vitquant.traits import FP32
 
 WIDTH = 64  # of the model
-PARAMS = Evaluate(batch_size=1, cuda_batch_size=1, workers=0)
+PARAMS = Evaluate(batch_size=1, cuda_batch_size=1, large_batch=5, workers=0)
 
 
 def test_predictions_are_the_same_for_any_batch_size_worker_and_thread_count(fp32: Path, prepared: Prepared) -> None:
     predictor = recipes.load(fp32)
     expected = accuracy.predict(predictor, prepared, PARAMS, threads=1)
     for batch_size, workers, threads in ((1, 0, 2), (5, 2, 2), (100, 1, 1), (7, 0, 3)):
-        params = Evaluate(batch_size=batch_size, cuda_batch_size=1, workers=workers)
+        params = Evaluate(batch_size=batch_size, cuda_batch_size=1, large_batch=5, workers=workers)
         outputs = accuracy.predict(predictor, prepared, params, threads)
         assert outputs.shape == (24, 6 + WIDTH)
         assert np.abs(outputs - expected).max() < 1e-4
@@ -43,6 +43,26 @@ def test_the_predictions_are_written_and_what_they_belong_to(fp32: Path, prepare
     assert written.predicted.artifact_sha256 == predictor.artifact.sha256
     assert written.predicted.environment == environment.machine()
     assert written.details["probe"]["c"] in (0.01, 0.1)
+
+
+def test_a_recipe_whose_scales_span_the_batch_is_predicted_in_large_batches_too(
+    fp32: Path, params: Params, prepared: Prepared, calibration: np.ndarray, tmp_path: Path
+) -> None:
+    recipes.build("dynamic-int8", params.recipes["dynamic-int8"], fp32, tmp_path / "dynamic-int8", calibration)
+    predictor, images = recipes.load(tmp_path / "dynamic-int8"), prepared.images("val")
+    accuracy.evaluate(predictor, prepared, params.evaluate, 2, tmp_path / "a.json", tmp_path / "p.npz")
+    written, arrays = form.read(tmp_path / "a.json", Accuracy).predicted, predictions.read(tmp_path / "p.npz")
+    alone, large = arrays["logits"], arrays["logits_large_batch"]
+    assert np.abs(alone - np.concatenate([predictor(image[None]) for image in images])).max() < 1e-4
+    assert (
+        np.abs(large - np.concatenate([predictor(images[start : start + 5]) for start in range(0, 24, 5)])).max() < 1e-4
+    )
+    assert np.abs(large - alone).max() > 1e-3
+    assert written
+    assert written.large_batch == LargeBatch(size=5, logits_sha256=predictions.digest(large))
+    accuracy.evaluate(recipes.load(fp32), prepared, params.evaluate, 2, tmp_path / "a.json", tmp_path / "p.npz")
+    assert "large_batch" not in (tmp_path / "a.json").read_text()
+    assert set(predictions.read(tmp_path / "p.npz")) == {"logits", "class_tokens"}
 
 
 def test_why_there_are_no_predictions_is_written(tmp_path: Path) -> None:

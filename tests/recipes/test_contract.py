@@ -5,6 +5,7 @@ import pkgutil
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,17 @@ def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches
     together = run(name, predict, built(name), batches[:1])
     for part in (slice(CLASSES), slice(CLASSES, None)):  # logits, class token
         assert difference(singly[:, part], together[:, part]) <= EXAMPLES[name].other_batch
+
+
+@every_example
+def test_the_images_of_a_batch_affect_each_other_only_where_its_traits_say_so(
+    name: str, built: Built, run: Run, batches: list[Images]
+) -> None:
+    """Other images beside it, in a batch of the same size, change an image's outputs, or not a bit of them."""
+    others = [np.concatenate([batch[:1], other[1:]]) for batch, other in pairwise(batches)]
+    own, beside_others = (run(name, predict, built(name), each)[::BATCH] for each in (batches[:-1], others))
+    affected = not np.array_equal(own, beside_others)
+    assert affected == artifact.open_artifact(built(name)).spec.traits.batch_scales
 
 
 @pytest.mark.parametrize("name", FIRST)

@@ -47,6 +47,12 @@ ACCURACY: tuple[Column[Accuracy], ...] = (
         "class token, mean cosine", "class_token_mean_cosine", lambda accuracy: accuracy.class_token_mean_cosine, ".4f"
     ),
     Column("least cosine", "class_token_least_cosine", lambda accuracy: accuracy.class_token_least_cosine, ".4f"),
+    Column("large batch", "large_batch_images", lambda accuracy: accuracy.large_batch, "d"),
+    Column("top-1 % in it", "top1_large_batch_pct", lambda accuracy: accuracy.top1_large_batch, ".2f"),
+    Column("Δ top-1 in it, pp", "top1_delta_large_batch_pp", lambda accuracy: accuracy.top1_delta_large_batch, "+.2f"),
+    Column(
+        "agreement % in it", "agreement_large_batch_pct", lambda accuracy: accuracy.agreement_large_batch_pct, ".2f"
+    ),
 )
 
 FOOTPRINT: tuple[Column[Footprint], ...] = (

@@ -31,6 +31,10 @@ class Evidence:
     """Where the logits were made."""
     logits: Logits | None = None
     """Of the validation images, (N, C)."""
+    large_batch: int | None = None
+    """The size of large batches, where the images of a batch affect each other."""
+    logits_large_batch: Logits | None = None
+    """Of the same images in such batches, (N, C)."""
     cosine: NDArray[np.float32] | None = None
     """Of their class tokens to FP32's, (N,)."""
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -75,7 +79,14 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
     logits = recipe.logits
     assert logits is not None
     tops = {k: statistics.proportion(hits(logits, labels, k)).rounded(2) for k in (1, 5) if k < logits.shape[1]}
-    alone = Accuracy(device=recipe.device, top1=tops[1], top5=tops.get(5))
+    large = recipe.logits_large_batch
+    alone = Accuracy(
+        device=recipe.device,
+        top1=tops[1],
+        top5=tops.get(5),
+        large_batch=recipe.large_batch,
+        top1_large_batch=None if large is None else statistics.proportion(hits(large, labels, 1)).rounded(2),
+    )
     if baseline is None:
         return alone
     deltas: dict[int, Estimate] = {}
@@ -91,11 +102,23 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
             "gained": gained,
             "lost": lost,
             "mcnemar_p": round(statistics.mcnemar_p(gained, lost), 4),
-            "agreement_pct": round(100 * float(np.mean(logits.argmax(axis=1) == baseline.argmax(axis=1))), 2),
+            "agreement_pct": _agreement(logits, baseline),
             "class_token_mean_cosine": None if cosine is None else round(float(cosine.mean()), 5),
             "class_token_least_cosine": None if cosine is None else round(float(cosine.min()), 5),
         }
+        | ({} if large is None else _large_batch(large, baseline, labels))
     )
+
+
+def _large_batch(logits: Logits, baseline: Logits, labels: NDArray[np.int64]) -> dict[str, Estimate | float]:
+    """How logits in large batches differ from FP32's, which no other image affects."""
+    delta = statistics.paired_difference(hits(logits, labels, 1), hits(baseline, labels, 1)).rounded(2)
+    return {"top1_delta_large_batch": delta, "agreement_large_batch_pct": _agreement(logits, baseline)}
+
+
+def _agreement(logits: Logits, baseline: Logits) -> float:
+    """The share of images with the same top-1 class, in percent."""
+    return round(100 * float(np.mean(logits.argmax(axis=1) == baseline.argmax(axis=1))), 2)
 
 
 def _speed(name: str, size: int, evidence: Mapping[str, Evidence], roofline: Roofline) -> Speed:

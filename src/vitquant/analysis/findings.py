@@ -84,6 +84,13 @@ class Accuracy(Finding):
     class_token_mean_cosine: float | None = None
     """Of the class tokens to FP32's."""
     class_token_least_cosine: float | None = None
+    large_batch: int | None = None
+    """The batch size at which the next ones were found; None of a recipe whose images do not affect each other."""
+    top1_large_batch: Estimate | None = None
+    top1_delta_large_batch: Estimate | None = None
+    """Less FP32's, as `top1_delta`."""
+    agreement_large_batch_pct: float | None = None
+    """With FP32, as `agreement_pct`."""
 
 
 class Speed(Finding):

@@ -101,6 +101,7 @@ def _evidence(
         accuracy, timed = form.read(file, Accuracy), benchmark.recipes.get(name)
         _check_recipe(file, name, accuracy, inputs.benchmark, timed)
         unavailable, arrays = {}, {}
+        large_batch = accuracy.predicted.large_batch if accuracy.predicted else None
         if accuracy.predicted:
             machines[file] = accuracy.predicted.environment
             arrays = _predictions(inputs.predictions / f"{name}.npz", accuracy.predicted, prepared)
@@ -118,6 +119,8 @@ def _evidence(
             measured=timed.measured if timed else None,
             device=accuracy.predicted.device if accuracy.predicted else "cpu",
             logits=arrays.get("logits"),
+            large_batch=large_batch.size if large_batch else None,
+            logits_large_batch=arrays.get("logits_large_batch"),
             cosine=_cosine(inputs.predictions / f"{name}.npz", arrays, baseline),
             unavailable=unavailable,
         )
@@ -125,23 +128,27 @@ def _evidence(
 
 
 def _predictions(file: Path, predicted: Predicted, prepared: Prepared) -> dict[str, NDArray[np.float32]]:
-    """`logits`, float32 (N, C), and `class_tokens`, float32 (N, D), where there are some."""
+    """What `results.accuracy` says that the file holds: logits, float32 (N, C), and class tokens, float32 (N, D)."""
     if not file.exists():
         raise VitquantError(f"{file} is missing: {MEND}")
     arrays = predictions.read(file)
-    logits = _logits(file, arrays, "logits", predicted.logits_sha256)
     images, classes = len(prepared.labels("val")), len(prepared.classes)
-    if logits.shape != (images, classes) or predicted.images != images:
-        raise VitquantError(
-            f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
-            f"classes: {MEND}"
-        )
+    digests = {"logits": predicted.logits_sha256}
+    if predicted.large_batch:
+        digests["logits_large_batch"] = predicted.large_batch.logits_sha256
+    found = {name: _logits(file, arrays, name, sha256) for name, sha256 in digests.items()}
+    for logits in found.values():
+        if logits.shape != (images, classes) or predicted.images != images:
+            raise VitquantError(
+                f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
+                f"classes: {MEND}"
+            )
     if "class_tokens" not in arrays:
-        return {"logits": logits}
+        return found
     tokens = arrays["class_tokens"]
     if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
         raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
-    return {"logits": logits, "class_tokens": _finite(file, "class_tokens", tokens)}
+    return found | {"class_tokens": _finite(file, "class_tokens", tokens)}
 
 
 def _cosine(

@@ -39,7 +39,14 @@ class Options(Section):
 
 def traits(options: Options) -> Traits:
     """PyTorch has no CUDA kernels for dynamically quantized layers."""
-    return Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
+    return Traits(
+        weight_bits=8,
+        activation_bits=8,
+        arithmetic="int8",
+        execution="eager",
+        devices=("cpu",),
+        batch_scales=True,
+    )
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:

@@ -34,7 +34,14 @@ class Options(Section):
 
 def traits(options: Options) -> Traits:
     """Of a recipe with these options."""
-    return Traits(weight_bits=8, activation_bits=8, arithmetic="int8", execution="eager", devices=("cpu",))
+    return Traits(
+        weight_bits=8,
+        activation_bits=8,
+        arithmetic="int8",
+        execution="eager",
+        devices=("cpu",),
+        batch_scales=True,
+    )
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:

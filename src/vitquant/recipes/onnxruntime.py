@@ -42,7 +42,14 @@ def traits(options: Options) -> Traits:
     """Of a recipe with these options."""
     bits = 32 if options.precision == "fp32" else 8
     arithmetic: Arithmetic = "float32" if options.precision == "fp32" else "int8"
-    return Traits(weight_bits=bits, activation_bits=bits, arithmetic=arithmetic, execution="compiled", devices=("cpu",))
+    return Traits(
+        weight_bits=bits,
+        activation_bits=bits,
+        arithmetic=arithmetic,
+        execution="compiled",
+        devices=("cpu",),
+        batch_scales=options.precision == "int8",
+    )
 
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:

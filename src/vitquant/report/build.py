@@ -133,6 +133,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
     return {
         "recipes_table": prose.recipes(params),
         "evaluate_batch": params.evaluate.batch_size,
+        "evaluate_large_batch": params.evaluate.large_batch,
         "launches": params.benchmark.launches,
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
         "first_batch": study.sizes[0],

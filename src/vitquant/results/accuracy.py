@@ -1,16 +1,26 @@
 """results/accuracy/<recipe>.json: where and from what a recipe's predictions were made.
 
 They lie in results/predictions/<recipe>.npz: `logits`, float32 (N, C), and `class_tokens`, float32 (N, D), after the
-backbone's last norm, of the validation images in the split's order; nothing where there are none.
+backbone's last norm, of the validation images in the split's order; nothing where there are none. A recipe whose
+images affect each other within a batch has `logits_large_batch` too, like `logits`, predicted in large batches.
 """
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from vitquant.results.environment import Machine
 from vitquant.results.form import Form, ResultFile, Sha256
 from vitquant.traits import Traits
+
+
+class LargeBatch(Form):
+    """The same images, predicted once more in large batches."""
+
+    size: PositiveInt
+    """Images in a batch; the last may have fewer."""
+    logits_sha256: Sha256
+    """Of `logits_large_batch`."""
 
 
 class Predicted(Form):
@@ -22,6 +32,8 @@ class Predicted(Form):
     """Of the float32 logits (N, C) in C order."""
     artifact_sha256: Sha256
     environment: Machine
+    large_batch: LargeBatch | None = None
+    """None of a recipe whose images do not affect each other."""
 
 
 class Accuracy(ResultFile):
@@ -34,3 +46,10 @@ class Accuracy(ResultFile):
     """Why nothing was predicted."""
     details: dict[str, Any] = {}
     """What building the artifact found out."""
+
+    @model_validator(mode="after")
+    def _large_batch_where_it_matters(self) -> "Accuracy":
+        if self.predicted and self.traits.batch_scales != (self.predicted.large_batch is not None):
+            wrong = "no" if self.traits.batch_scales else "needless"
+            raise ValueError(f"{self.recipe} has {wrong} predictions in large batches")
+        return self
