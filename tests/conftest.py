@@ -92,7 +92,7 @@ def mini_study(images: Path) -> dict:
             "max_busy_pct": 100,
             "max_repeats": 0,
             "warmup": 1,
-            "batches": [{"size": 1, "rounds": 3, "passes": 2}, {"size": 4, "rounds": 3}],
+            "batches": [{"size": 1, "rounds": 3, "seconds": 0.01}, {"size": 4, "rounds": 3}],
             "seed": 0,
             "energy_seconds": 0.1,
             "profile": ["fp32"],

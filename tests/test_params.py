@@ -42,6 +42,8 @@ def test_the_committed_study_is_valid() -> None:
             [{"size": 1, "rounds": 2}, {"size": 1, "rounds": 2}],
             "each batch size may stand once",
         ),
+        (("cuda", "batches"), [{"size": 1, "rounds": 2, "passes": 3}], "cuda.batches.0.passes: unknown key"),
+        (("cuda", "batches"), [{"size": 1, "rounds": 2, "seconds": -1.0}], "cuda.batches.0.seconds: Input should be"),
         (("threads",), 0, "threads: Input should be 'auto', or Input should be greater than 0 (got 0)"),
         (("head",), "imagenet1k", "params.yaml: head: imagenet1k belongs to model.source: dinov2, not random"),
     ],

@@ -177,11 +177,11 @@ class Evaluate(Section):
 
 
 class Batch(Section):
-    """A batch size to time, how many rounds, and how many passes one visit times together."""
+    """A batch size to time, how many rounds, and for how long one visit times passes together: 0 for one pass."""
 
     size: PositiveInt
     rounds: Annotated[int, Field(ge=2)]
-    passes: PositiveInt = 1
+    seconds: Annotated[float, Field(ge=0, lt=60)] = 0.0
 
 
 class Benchmark(Section):

@@ -59,7 +59,7 @@ def test_every_recipe_has_its_samples_and_predictions(measured: list[tuple[GpuSt
     for name, recipe in study.recipes.items():
         own = recipe.measured
         assert own
-        assert {size: [len(times) for times in launches] for size, launches in own.latency_ms.items()} == {
+        assert {size: [len(rounds) for rounds in launches] for size, launches in own.latency_ms.items()} == {
             1: [3],
             4: [3],
         }
@@ -69,10 +69,24 @@ def test_every_recipe_has_its_samples_and_predictions(measured: list[tuple[GpuSt
         assert arrays[array_name("mini", "cosine", name)].min() > 0.99
     assert sum(study.profile["fp32"].values()) > 0
     assert study.products_per_image > 1e6
-    assert all(launch.seconds > 0 for launch in study.conditions)
+    assert [launch.seconds > 0 for launch in study.conditions] == [True]
+    assert study.copy_ms.keys() == {1, 4}
     labels = arrays[array_name("mini", "labels")]
     right = arrays[array_name("mini", "logits", "fp32")].argmax(axis=1) == labels
     assert right.mean() > 0.5  # chance is 17 %
+
+
+def test_energy_is_measured_at_the_largest_batch_size_or_it_is_said_why_not(
+    measured: list[tuple[GpuStudy, dict]],
+) -> None:
+    for study, _ in measured:
+        sizes = [own.measured.energy_mj.keys() for own in study.recipes.values() if own.measured]
+        if nvml.name() == "none":
+            assert (study.idle_w, study.unavailable_energy) == (None, "NVML finds no GPU")
+            assert set(map(len, sizes)) == {0}
+        elif study.unavailable_energy is None:
+            assert (study.idle_w or 0) > 0
+            assert all(keys <= {4} for keys in sizes)
 
 
 def test_the_findings_of_what_was_measured(

@@ -139,8 +139,8 @@ def test_recipes_are_judged_by_their_traits_whatever_their_names(
     text = gpu_section.section(findings)
     assert "- Batch 8: yes. `mine` is faster: 1.25 [1.25, 1.25] × the speed of `half`" in text
     assert gpu_section.answer(findings) == (
-        "On an NVIDIA H200, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best floating-point one "
-        "(`half`), faster at batch 8."
+        "On an NVIDIA H200 with PyTorch 2.14.0, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best "
+        "floating-point one (`half`), faster at batch 8."
     )
 
 
@@ -149,14 +149,39 @@ def test_a_recipe_has_8_bits_by_its_traits_not_by_its_name(params: Params, input
     assert "one of the two was not timed" in section(params, inputs, gpu)
 
 
+def test_every_verdict_names_its_pytorch(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
+    gpu.environment.torch = "2.11.0+cu128"
+    findings = found(params, inputs, gpu)
+    verdicts = [line for line in gpu_section.section(findings).splitlines() if line.startswith("- Batch ")]
+    assert len(verdicts) == 2
+    assert all(line.endswith(" Measured with PyTorch 2.11.0+cu128.") for line in verdicts)
+    assert "On an NVIDIA H200 with PyTorch 2.11.0+cu128, " in gpu_section.answer(findings)
+
+
+def test_energy_and_copies_are_told_where_they_were_measured(
+    params: Params, inputs: load.Inputs, gpu: GpuStudy
+) -> None:
+    gpu.copy_ms, gpu.idle_w, gpu.unavailable_energy = {}, None, None
+    text = section(params, inputs, gpu)
+    assert "Inputs are on the GPU already" not in text
+    assert "Energy was" not in text
+    gpu.copy_ms, gpu.idle_w = {128: 1.4449, 1: 0.03124}, 97.25
+    text = section(params, inputs, gpu)
+    copies = "copying them there from pinned memory takes 0.0312 ms at batch 1 and 1.44 ms at batch 128, which is not"
+    assert f"Inputs are on the GPU already: {copies} counted." in text
+    assert "Energy was measured at batch 128, and is less the 97.2 W that are taken when nothing runs." in text
+    gpu.idle_w, gpu.unavailable_energy = None, "NVML does not | say"
+    assert "Energy was not measured: NVML does not \\| say." in section(params, inputs, gpu)
+
+
 def test_the_answer_has_a_sentence_per_device(params: Params, inputs: load.Inputs, gpu: GpuStudy) -> None:
     assert gpu_section.answer(found(params, inputs)) == ""
     assert gpu_section.answer(found(params, inputs, gpu, handmade.gpu_study("NVIDIA T4"))) == (
-        "On an NVIDIA H200, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best floating-point one "
-        "(`bf16-compiled`), "
+        "On an NVIDIA H200 with PyTorch 2.14.0, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best "
+        "floating-point one (`bf16-compiled`), "
         "faster at batch 128 and not distinguishable in speed at batch 1. "
-        "On an NVIDIA T4, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best floating-point one "
-        "(`bf16-compiled`), "
+        "On an NVIDIA T4 with PyTorch 2.14.0, `vit_base_patch14_dinov2`'s best 8-bit recipe is, against the best "
+        "floating-point one (`bf16-compiled`), "
         "faster at batch 128 and not distinguishable in speed at batch 1."
     )
 

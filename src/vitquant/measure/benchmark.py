@@ -170,7 +170,7 @@ def _warm_up(
             if not earlier:
                 times: dict[bool, list[float]] = {split: [] for split in ways}
                 for split in ways * TRIALS:
-                    times[split].append(round(1000 * worker.ask("time", size, 1, split), 4))
+                    times[split].append(round(1000 * worker.ask("time", size, 0, split), 4))
                 if len(ways) > 1:
                     whole, split_up = (float(np.median(times[split])) for split in ways)
                     own.trials[size] = Trial(whole_ms=whole, split_ms=split_up)
@@ -207,7 +207,7 @@ def _interleave(
             for number in range(batch.rounds):
                 for each in order.permutation(names):
                     own = found[each]
-                    seconds = workers[each].ask("time", batch.size, batch.passes, own.is_split(batch.size))
+                    seconds = workers[each].ask("time", batch.size, batch.seconds, own.is_split(batch.size))
                     own.latency_ms[batch.size][0].append(round(1000 * seconds, 4))
                     if batch.size == 1:
                         own.from_file_ms = own.from_file_ms or [[]]

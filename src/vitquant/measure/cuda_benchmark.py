@@ -17,7 +17,7 @@ from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
-from vitquant.measure import benchmark, environment, nvml
+from vitquant.measure import benchmark, energy, environment, nvml
 from vitquant.measure.products import linear_products
 from vitquant.measure.worker import Worker
 from vitquant.models import baseline
@@ -55,21 +55,24 @@ def run(
     """
     outputs: dict[str, NDArray[np.float32]] = {}
     profiles: dict[str, dict[str, float]] = {}
+    consumed: dict[str, Any] = {}
+    copy_ms: dict[int, float] = {}
     with TemporaryDirectory(prefix="vitquant-") as folder:
         paths = _build(fp32, prepared, params, Path(folder))
         monitor = nvml.Monitor()
 
         def finish(workers: benchmark.Workers, recipes: benchmark.Recipes) -> None:
             found = benchmark.measured(recipes)
-            for name, worker in tqdm(workers.items(), desc="benchmark: energy, accuracy", unit="recipe"):
-                _add_footprint(worker, found[name], params.cuda.energy_seconds)
-                monitor.sample()
+            consumed.update(energy.measure(lambda: nvml.joules, workers, found, params.cuda.energy_seconds, max))
+            for name, worker in tqdm(workers.items(), desc="benchmark: accuracy", unit="recipe"):
+                found[name].process_memory_bytes = nvml.process_memory(worker.pid)
                 try:
                     outputs[name] = _outputs(worker, fp32, params, threads)
                 except UnsupportedError as reason:
                     found[name].unavailable_accuracy = str(reason)
                 if name in params.cuda.profile and found[name].latency_ms:
                     profiles[name] = worker.ask("profile", max(found[name].latency_ms))
+            copy_ms.update(_copy_ms(workers, found))  # at the end: it takes memory
 
         launched = benchmark.run(
             paths, prepared.path, params.cuda, threads, device, between=monitor.sample, finish=finish
@@ -86,6 +89,8 @@ def run(
         environment=environment.environment(**nvml.describe(), **monitor.summary()),
         conditions=launched.conditions,
         repeated=launched.repeated,
+        **consumed,
+        copy_ms=copy_ms,
         products_per_image=linear_products(open_artifact(fp32)),
         recipes=recipes,
         profile=profiles,
@@ -114,16 +119,10 @@ def _build(fp32: Path, prepared: Prepared, params: Params, folder: Path) -> list
     return [folder / name for name in params.cuda.recipes]
 
 
-def _add_footprint(worker: Worker, recipe: Measured, seconds: float) -> None:
-    """Note the process's memory, and the energy per image of `seconds` of passes at the largest batch size that ran."""
-    recipe.process_memory_bytes = nvml.process_memory(worker.pid)
-    size, before = max(recipe.latency_ms, default=0), nvml.energy_mj()
-    if not size or before is None:
-        return
-    passes = worker.ask("repeat", size, seconds)
-    after = nvml.energy_mj()
-    if after is not None and after > before:
-        recipe.energy_mj[size] = (after - before) / (passes * size)
+def _copy_ms(workers: benchmark.Workers, recipes: dict[str, Measured]) -> dict[int, float]:
+    """Milliseconds of copying a batch to the GPU, by its size, in the first process that runs such a batch."""
+    able = {size: workers[name] for name in reversed(workers) for size in recipes[name].latency_ms}
+    return {size: round(1000 * able[size].ask("copy", size), 5) for size in sorted(able)}
 
 
 def _outputs(worker: Worker, fp32: Path, params: Params, threads: int) -> NDArray[np.float32]:

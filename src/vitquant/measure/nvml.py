@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from vitquant.errors import VitquantError
+from vitquant.errors import UnsupportedError, VitquantError
 
 THROTTLING = {
     pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
@@ -136,10 +136,19 @@ class Monitor:
         return {**ranges, "throttling": sorted(self._throttling)} if ranges else {}
 
 
-def energy_mj() -> float | None:
-    """Millijoules that the GPU has consumed since its driver was loaded; None where NVML does not say."""
+def joules() -> float:
+    """Joules that the GPU has consumed since its driver was loaded.
+
+    Raises:
+        UnsupportedError: NVML does not say.
+    """
     with _opened() as handle:
-        return None if handle is None else _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        if handle is None:
+            raise UnsupportedError("NVML finds no GPU")
+        millijoules = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+    if millijoules is None:
+        raise UnsupportedError("NVML does not tell this GPU's energy")
+    return float(millijoules) / 1000
 
 
 def process_memory(pid: int) -> int | None:

@@ -1,5 +1,6 @@
 """One artifact in a process of its own: what the benchmark asks of it."""
 
+import math
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +20,8 @@ from vitquant.params import Benchmark, Evaluate
 from vitquant.results.benchmark import Memory
 
 MEMORY_PASSES = 3  # at batch 1, after which memory has settled
+LEAD_IN = 0.25  # of the time that a visit measures
+COPIES = 5  # of a batch, that are timed
 
 
 def serve(
@@ -105,15 +108,19 @@ class Session:
             self._taken[True] = memory.growth_since(loading, self._device)
         return self._split
 
-    def time(self, size: int, passes: int, split: bool) -> float:
-        """Seconds per batch of `size` over `passes` of them.
+    def time(self, size: int, seconds: float, split: bool) -> float:
+        """Seconds per batch of `size`: of one pass, or over as many as last about `seconds`.
 
         An untimed pass comes first, on the CPU of an image per core that works alone: since the last visit the caches,
-        or the GPU, were another process's.
+        or the GPU, were another process's. Where more than one pass is timed, untimed ones then go on for LEAD_IN of
+        that time, so that clocks and power have settled; their pace says how many will be timed.
         """
-        predictor, inputs = self._loaded(split), self._inputs[size]
+        predictor, inputs, passes = self._loaded(split), self._inputs[size], 1
         on_cpu = self._device.type == "cpu"
         predictor.forward(inputs[: torch.get_num_threads() if split else 1] if on_cpu else inputs)
+        if seconds:
+            untimed, taken = self.repeat(size, LEAD_IN * seconds, split)
+            passes = math.ceil(seconds * untimed / taken)
         with Stopwatch(self._device) as watch:
             for _ in range(passes):
                 predictor.forward(inputs)
@@ -135,13 +142,39 @@ class Session:
         self._predictor([self._files[number % len(self._files)]])
         return time.perf_counter() - start
 
-    def repeat(self, size: int, seconds: float, split: bool = False) -> int:
-        """Predict batches of `size` for `seconds`; how many."""
-        passes, end = 0, time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            self.time(size, 1, split)
-            passes += 2
-        return passes
+    def repeat(self, size: int, seconds: float, split: bool) -> tuple[int, float]:
+        """Predict whole batches of `size` for at least `seconds`: how many, and the seconds that they took.
+
+        A GPU is waited for a few times only: its queue stays full in between.
+        """
+        predictor, inputs = self._loaded(split), self._inputs[size]
+        passes, more, began = 0, 1, time.perf_counter()
+        while True:
+            for _ in range(more):
+                predictor.forward(inputs)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+            passes, taken = passes + more, time.perf_counter() - began
+            if taken >= seconds:
+                return passes, taken
+            more = math.ceil((seconds - taken) * passes / taken)
+
+    def copy(self, size: int) -> float:
+        """Seconds of copying a batch of preprocessed images, float32 (N, 3, H, W), to the device; the median of a few.
+
+        To a GPU it is copied from pinned memory.
+        """
+        on_device = self._inputs[size]
+        images = on_device.cpu()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+            images = images.pin_memory()
+        times, target = [], torch.empty_like(on_device)
+        for _ in range(COPIES + 1):
+            with Stopwatch(self._device) as watch:
+                target.copy_(images, non_blocking=True)
+            times.append(watch.seconds)
+        return float(np.median(times[1:]))
 
     def outputs(self, params: Evaluate, threads: int) -> NDArray[np.float32]:
         """Logits and class tokens of the validation images, float32 (N, C + D), by the largest batches that run."""

@@ -136,6 +136,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "evaluate_large_batch": params.evaluate.large_batch,
         "launches": params.benchmark.launches,
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
+        "energy_seconds": f"{params.benchmark.energy_seconds:g}",
         "first_batch": study.sizes[0],
         "budget": BUDGET,
         "widest_change": f"{rules.WIDEST_CHANGE:g}",

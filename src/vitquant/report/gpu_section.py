@@ -6,6 +6,7 @@ from vitquant.analysis.columns import ratio_to
 from vitquant.analysis.findings import Findings, Recipe, Study
 from vitquant.analysis.race import Winner, race
 from vitquant.analysis.verdicts import Pace, faster_or_slower, loss_or_gain
+from vitquant.report import prose
 from vitquant.report.tables import cell, table, unavailable
 from vitquant.report.text import code, escape, listing, shown
 
@@ -45,13 +46,26 @@ def _study(device: str, name: str, study: Study) -> list[str]:
         f"{facts.classes} classes; measured {escape(study.date or 'on an unknown day')}: {where}.",
         _verdict(study),
         _speeds(study),
+        " ".join(filter(None, (prose.energy(study), _copies(study)))),
         _memory(study),
     ]
     if missing := unavailable(study):
         parts.append(missing)
     if study.profile:
         parts.append(f"Milliseconds per image by kind of kernel:\n\n{_profile(study.profile)}")
-    return parts
+    return [part for part in parts if part]
+
+
+def _version(study: Study) -> str:
+    return f"PyTorch {escape(study.environment.torch)}"
+
+
+def _copies(study: Study) -> str:
+    """What latency leaves out: how long the inputs' way to the GPU is."""
+    if not study.copy_ms:
+        return ""
+    told = listing([f"{milliseconds:.3g} ms at batch {size}" for size, milliseconds in sorted(study.copy_ms.items())])
+    return f"Inputs are on the GPU already: copying them there from pinned memory takes {told}, which is not counted."
 
 
 def _told(value: object) -> str:
@@ -77,8 +91,8 @@ def answer(findings: Findings) -> str:
             ]
             rivals = list(dict.fromkeys(code(winner.rival.recipe) for winner in winners.values()))
             sentences.append(
-                f"On an {escape(gpu.device)}, {code(study.facts.model)}'s best 8-bit recipe is, against the best "
-                f"floating-point one ({listing(rivals)}), {listing(told)}."
+                f"On an {escape(gpu.device)} with {_version(study)}, {code(study.facts.model)}'s best 8-bit recipe is, "
+                f"against the best floating-point one ({listing(rivals)}), {listing(told)}."
             )
     return " ".join(sentences)
 
@@ -142,7 +156,10 @@ def _verdict(study: Study) -> str:
     winners = race(study)
     if not winners:
         return "8 bits cannot be compared with floating point: one of the two was not timed."
-    lines = [_line(study.recipes[winner.name], winner, size) for size, winner in winners.items()]
+    lines = [
+        f"{_line(study.recipes[winner.name], winner, size)} Measured with {_version(study)}."
+        for size, winner in winners.items()
+    ]
     return "Does the best 8-bit recipe beat the best one that does not quantize?\n\n" + "\n".join(lines)
 
 

@@ -126,10 +126,18 @@ def _number_of(things: Sequence[object], one: str, several: str) -> str:
 
 
 def energy(study: Study) -> str:
-    """Of what energy is less, or why there is none."""
+    """At which batch size energy was measured, and of what it is less; or why there is none."""
     if study.unavailable_energy:
         return f"Energy was not measured: {escape(study.unavailable_energy)}."
-    return "" if study.idle_w is None else f"Energy is less the {study.idle_w:.1f} W that are taken when nothing runs."
+    sizes = sorted(
+        {size for recipe in study.recipes.values() for size, speed in recipe.speeds.items() if speed.energy_mj}
+    )
+    if study.idle_w is None or not sizes:
+        return ""
+    return (
+        f"Energy was measured at batch {listing([str(size) for size in sizes])}, and is less the {study.idle_w:.1f} W "
+        "that are taken when nothing runs."
+    )
 
 
 def tails(study: Study) -> str:
