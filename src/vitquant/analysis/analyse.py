@@ -39,6 +39,7 @@ def analyse(results: Results) -> Findings:
         environment=benchmark.environment,
         conditions=benchmark.conditions,
         repeated=benchmark.repeated,
+        allocator=benchmark.allocator,
         idle_w=benchmark.idle_w,
         unavailable_energy=benchmark.unavailable_energy,
         roofline=roofline,

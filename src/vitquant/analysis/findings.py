@@ -203,6 +203,7 @@ class Study(Finding):
     """One a launch."""
     repeated: list[Conditions] = []
     """Of the launches that were thrown away since the machine was busy."""
+    allocator: str | None = None
     idle_w: float | None = None
     unavailable_energy: str | None = None
     copy_ms: dict[BatchSize, float] = {}

@@ -28,18 +28,19 @@ def run(
         powercap: where the kernel's energy counters lie.
     """
     rates, reason = register_rate.measure(threads)
-    consumed: dict[str, Any] = {}
+    more: dict[str, Any] = {}
 
     def finish(workers: benchmark.Workers, recipes: benchmark.Recipes) -> None:
         found = benchmark.measured(recipes)
-        consumed.update(energy.measure(lambda: Rapl(powercap), workers, found, params.energy_seconds, min))
+        more["allocator"] = next(iter(workers.values())).ask("allocator") if workers else None
+        more.update(energy.measure(lambda: Rapl(powercap), workers, found, params.energy_seconds, min))
 
     launched = benchmark.run(artifacts, data, params, threads, CPU, max_slowdown=max_slowdown, finish=finish)
     return results.Benchmark(
         environment=environment.environment(threads=threads, cpu_capability=torch.backends.cpu.get_cpu_capability()),
         conditions=launched.conditions,
         repeated=launched.repeated,
-        **consumed,
+        **more,
         products_per_image=linear_products(open_artifact(artifacts[0])),
         register_products_per_s=rates,
         unavailable_register_rate=reason,

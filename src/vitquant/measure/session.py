@@ -67,6 +67,10 @@ class Session:
                 raise UnsupportedError(_out_of_memory(error)) from None
         self._loading, self._taken = loading, {False: memory.growth_since(loading, device)}
 
+    def allocator(self) -> str:
+        """Which allocator this process has, and how it is set."""
+        return allocator.keep_freed()
+
     def memory(self) -> Memory:
         """What loading and predicting took."""
         peaks = [peak for peak in self._warm.values() if isinstance(peak, int)]

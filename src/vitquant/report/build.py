@@ -113,6 +113,7 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
         "accuracy_table": tables.accuracy(study),
         "classes": prose.classes(content.details),
         "roofline": prose.roofline(study),
+        "allocator": prose.allocator(study),
         "energy": prose.energy(study),
         "latency_table": tables.latency(study),
         "tails": prose.tails(study),

@@ -125,6 +125,11 @@ def _number_of(things: Sequence[object], one: str, several: str) -> str:
     return f"{len(things)} {one if len(things) == 1 else several} {'was' if len(things) == 1 else 'were'}"
 
 
+def allocator(study: Study) -> str:
+    """What the processes that were measured allocated memory with."""
+    return f" Every process has the same allocator, {escape(study.allocator)}." if study.allocator else ""
+
+
 def energy(study: Study) -> str:
     """At which batch size energy was measured, and of what it is less; or why there is none."""
     if study.unavailable_energy:

@@ -87,6 +87,8 @@ class Run(Form):
     """One a launch."""
     repeated: list[Conditions] = []
     """Of the launches that were thrown away, before anyone saw their times, since the machine was busy."""
+    allocator: str | None = None
+    """On the CPU: which one every process had, and how it was set."""
     idle_w: NonNegativeFloat | None = None
     """What the device takes when nothing runs."""
     unavailable_energy: str | None = None
