@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vitquant.commands import check, diff, experiment, recommend, summary
+from vitquant.commands import check, diff, draws, experiment, recommend, summary
 from vitquant.errors import VitquantError, printable
 from vitquant.stages import (
     baseline,
@@ -90,6 +90,6 @@ def main(params: Path) -> None:  # the stages read it from the context
 
 
 STAGES = (machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, report)
-COMMANDS = (check, summary, recommend, diff, experiment)
+COMMANDS = (check, summary, recommend, diff, draws, experiment)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)
