@@ -192,6 +192,7 @@ def stages(prepared: Prepared, folder: Path, int8: str = "dynamic-int8") -> Inpu
         benchmark=folder / "benchmark.json",
         profile=folder / "profile.json",
         cuda=folder / "cuda",
+        draws=folder / "draws",
     )
     for name, right, traits in (("fp32", 20, FP32), (int8, 18, INT8)):
         predicted = np.where(np.arange(24) < right, labels, (labels + 1) % 6)

@@ -8,7 +8,6 @@ from conftest import PREPROCESSING
 from numpy.typing import NDArray
 
 from vitquant import recipes
-from vitquant.analysis.statistics import discordant, hits
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
@@ -19,6 +18,7 @@ from vitquant.models import baseline
 from vitquant.params import BASELINE, Params, Recipe
 from vitquant.results import form, predictions
 from vitquant.results.draws import Draws, Row
+from vitquant.results.hits import discordant, hits
 
 NAMES = ("dynamic-int8", "vitquant-int8")
 

@@ -39,6 +39,7 @@ class Inputs:
     benchmark: Path
     profile: Path
     cuda: Path
+    draws: Path
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitquant import artifact, files, recipes
-from vitquant.analysis.statistics import discordant, hits
 from vitquant.artifact import Artifact, open_artifact
 from vitquant.cpu import threads
 from vitquant.data.prepare import prepare
@@ -35,6 +34,7 @@ from vitquant.results import draws, form, predictions
 from vitquant.results.accuracy import Accuracy
 from vitquant.results.draws import Draws, Kind, Row
 from vitquant.results.facts import facts
+from vitquant.results.hits import discordant, hits
 
 Features = NDArray[np.float32]
 SECTIONS: dict[Kind, str] = {"calibration": "calibration", "probe": "probe", "split": "data"}  # whose seed it is

@@ -14,11 +14,11 @@ def shown(value: Estimate | float | None, form: str) -> str:
     if value is None:
         return MISSING
     if isinstance(value, Estimate):
-        return f"{_number(value.value, form)} {interval(value, form)}"
-    return _number(value, form)
+        return f"{number(value.value, form)} {interval(value, form)}"
+    return number(value, form)
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
     """Formatted; what is rounded to nothing has no minus."""
     text = format(value, form)
     return text if text.strip("-0.") else text.replace("-", "+" if "+" in form else "")
@@ -26,7 +26,7 @@ def _number(value: float, form: str) -> str:
 
 def interval(estimate: Estimate, form: str) -> str:
     """An estimate's interval as it is printed everywhere."""
-    return f"[{_number(estimate.low, form)}, {_number(estimate.high, form)}]"
+    return f"[{number(estimate.low, form)}, {number(estimate.high, form)}]"
 
 
 def relative(percent: float) -> str:

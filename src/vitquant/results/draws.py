@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from vitquant.params import Params
 from vitquant.results.facts import Facts
@@ -39,6 +39,16 @@ class Row(Form):
     """What `inputs` gave: the study's own recipe that these draws belong to."""
     commit: str
     """Of the code."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Row":
+        both = self.hits - self.gained
+        if both < 0 or both != self.fp32_hits - self.lost or both + self.gained + self.lost > self.images:
+            raise ValueError(
+                f"{self.hits} and {self.fp32_hits} hits of {self.images} images, {self.gained} gained and "
+                f"{self.lost} lost, do not go together"
+            )
+        return self
 
 
 class Draws(ResultFile):
