@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import handmade
 import numpy as np
 import pytest
+import yaml
+from click.testing import CliRunner
 from conftest import PREPROCESSING
 from numpy.typing import NDArray
 
 from vitquant import recipes
+from vitquant.cli import main
 from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
@@ -101,6 +105,22 @@ def test_a_rerun_computes_what_is_missing_and_nothing_else(
     draws.measure(other, ["dynamic-int8"], 2, root, file.parent)
     assert len(built) == 3 + 3  # the rows of before are of other inputs
     assert not [path.name for path in (root / "models/draws").iterdir() if path.name in (*NAMES, "processed")]
+
+
+def test_the_command_prints_each_spread(
+    study: Params, root: Path, measured: Draws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study.model_dump()))
+    form.write(tmp_path / "findings.json", handmade.findings())
+    form.write(tmp_path / "draws.json", measured)
+    paths = ["--findings", str(tmp_path / "findings.json"), "--out", str(tmp_path)]
+    command = ["--params", str(tmp_path / "params.yaml"), "draws", "--seeds", "3", "--recipe", "dynamic-int8", *paths]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    for kind in ("calibration", "probe", "split"):
+        assert f"dynamic-int8, {kind}: " in result.output
+    assert form.read(tmp_path / "draws.json", Draws) == measured
 
 
 def test_kinds_that_there_are_none_of_are_left_out_with_a_reason(study: Params, root: Path, tmp_path: Path) -> None:
