@@ -193,6 +193,7 @@ def stages(prepared: Prepared, folder: Path, int8: str = "dynamic-int8") -> Inpu
         benchmark=folder / "benchmark.json",
         profile=folder / "profile.json",
         cuda=folder / "cuda",
+        draws=folder / "draws",
         tails=folder / "tails.json",
     )
     for name, right, traits in (("fp32", 20, FP32), (int8, 18, INT8)):

@@ -59,6 +59,7 @@ def test_code_and_what_it_and_its_tests_read_reach_the_image() -> None:
     assert {
         ".dvc/plots",
         "results/cuda",
+        "results/draws/README.md",
         "results/figures",
         "results/findings.json",
     } <= admitted

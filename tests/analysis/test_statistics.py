@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vitquant.analysis import statistics
+from vitquant.results.hits import discordant, hits
 
 
 def flags(true: int, false: int) -> np.ndarray:
@@ -11,9 +12,9 @@ def flags(true: int, false: int) -> np.ndarray:
 def test_hits_at_k() -> None:
     logits = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [1.0, 1.0, 0.0]], np.float32)
     labels = np.array([1, 1, 0])
-    assert statistics.hits(logits, labels, 1).tolist() == [True, False, False]  # a tie goes against the model
-    assert statistics.hits(logits, labels, 2).tolist() == [True, True, True]
-    assert not statistics.hits(np.full((2, 3), np.nan, np.float32), np.array([0, 1]), 2).any()
+    assert hits(logits, labels, 1).tolist() == [True, False, False]  # a tie goes against the model
+    assert hits(logits, labels, 2).tolist() == [True, True, True]
+    assert not hits(np.full((2, 3), np.nan, np.float32), np.array([0, 1]), 2).any()
 
 
 def test_wilsons_interval() -> None:
@@ -26,7 +27,7 @@ def test_wilsons_interval() -> None:
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs() -> None:
     ours = np.concatenate([flags(20, 0), flags(8, 0), flags(0, 2)])
     theirs = np.concatenate([flags(20, 0), flags(0, 8), flags(2, 0)])
-    assert statistics.discordant(ours, theirs) == (8, 2)
+    assert discordant(ours, theirs) == (8, 2)
     assert statistics.mcnemar_p(8, 2) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert statistics.mcnemar_p(0, 0) == 1.0
 

@@ -13,6 +13,7 @@ from vitquant.analysis.findings import Estimate, Finding
 from vitquant.analysis.load import Results
 from vitquant.params import BASELINE
 from vitquant.results.form import ResultFile
+from vitquant.results.hits import hits
 
 IMAGES = 12  # of the contact sheet
 Logits = NDArray[np.float32]
@@ -70,7 +71,7 @@ def details(results: Results, recipes: Sequence[str]) -> Details:
 
 def _per_class(ours: Logits, baseline: Logits, results: Results) -> list[ClassRow]:
     labels = results.prepared.labels("val")
-    right, before = statistics.hits(ours, labels, 1), statistics.hits(baseline, labels, 1)
+    right, before = hits(ours, labels, 1), hits(baseline, labels, 1)
     rows = []
     for index, name in enumerate(results.prepared.classes):
         of_class = labels == index

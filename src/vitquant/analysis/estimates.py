@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from vitquant.analysis import statistics
 from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Recipe, Rival, Roofline, Speed, Tails
-from vitquant.analysis.statistics import hits
 from vitquant.params import BASELINE
 from vitquant.results.benchmark import Measured
+from vitquant.results.hits import discordant, hits
 from vitquant.results.tails import Timed
 from vitquant.traits import Traits
 
@@ -94,7 +94,7 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
         ours, theirs = hits(logits, labels, k), hits(baseline, labels, k)
         deltas[k] = statistics.paired_difference(ours, theirs).rounded(2)
     cosine = recipe.cosine
-    gained, lost = statistics.discordant(hits(logits, labels, 1), hits(baseline, labels, 1))
+    gained, lost = discordant(hits(logits, labels, 1), hits(baseline, labels, 1))
     return alone.model_copy(
         update={
             "top1_delta": deltas[1],

@@ -40,6 +40,7 @@ class Inputs:
     benchmark: Path
     profile: Path | None = None
     cuda: Path | None = None
+    draws: Path | None = None
     tails: Path | None = None
 
 

@@ -10,21 +10,13 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from vitquant.analysis.findings import Estimate
+from vitquant.results.hits import discordant
 
 LEVEL = 0.95
 TINY = 1e-12
 Times = NDArray[np.float64]
 Launches = Sequence[Times]
 """Of one recipe at one batch size: each launch's rounds, milliseconds."""
-
-
-def hits(logits: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Whether each image's true class is among the k best-scored, bool (N,); ties, and NaN, go against the model.
-
-    Logits are float32 (N, C), labels int64 (N,).
-    """
-    truth = np.take_along_axis(logits, labels[:, None], axis=1)
-    return np.asarray((~(logits < truth)).sum(axis=1) <= k)
 
 
 def proportion(hits: NDArray[np.bool_]) -> Estimate:
@@ -64,11 +56,6 @@ def tango_score(gained: int, lost: int, total: int, delta: float) -> float:
     share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
     variance = total * (2 * share + delta * (1 - delta))
     return (gained - lost - total * delta) / math.sqrt(max(variance, TINY))
-
-
-def discordant(hits: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> tuple[int, int]:
-    """How many images only `hits` has right, and how many only `baseline`."""
-    return int((hits & ~baseline).sum()), int((~hits & baseline).sum())
 
 
 def mcnemar_p(gained: int, lost: int) -> float:

@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant import files
-from vitquant.analysis import claims, flat, rules
+from vitquant.analysis import claims, draws, flat, rules
 from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
+from vitquant.analysis.draws import Spread
 from vitquant.analysis.findings import Findings
 from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
 from vitquant.params import Params
-from vitquant.report import answer, figures, gpu_section, page, prose, tables
+from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, tables
 from vitquant.report.text import code, escape, listing
 from vitquant.results import form
 from vitquant.results.benchmark import Benchmark
@@ -35,6 +36,8 @@ class Content:
     """For the figure of every timed pass."""
     images: NDArray[np.uint8] | None
     """Of the validation split, (N, H, W, 3)."""
+    spreads: list[Spread]
+    """Of other draws."""
 
 
 def report(params: Params, inputs: Inputs, out: Path) -> None:
@@ -76,7 +79,8 @@ def read(params: Params, inputs: Inputs) -> Content:
     results = load(params, inputs)
     findings = analyse(results)
     found = details(results, marked(findings.study))
-    return Content(findings, found, results.benchmark, results.prepared.images("val"))
+    spreads = draws.read(inputs.draws, params, results) if inputs.draws else []
+    return Content(findings, found, results.benchmark, results.prepared.images("val"), spreads)
 
 
 def drawings(content: Content) -> Iterator[figures.Drawing]:
@@ -111,6 +115,7 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
         "figures": prose.figures(drawn, facts.data),
         "gpu": gpu_section.section(findings),
         "accuracy_table": tables.accuracy(study),
+        "draws": draws_section.section(content.spreads, study),
         "classes": prose.classes(content.details),
         "roofline": prose.roofline(study),
         "allocator": prose.allocator(study),

@@ -20,11 +20,11 @@ def shown(value: Estimate | float | None, form: str, spread: Range | None = None
     if spread and not isinstance(value, Estimate):
         return f"{_number(value, form)} ({_number(spread[0], form)} to {_number(spread[1], form)})"
     if isinstance(value, Estimate):
-        return f"{_number(value.value, form)} {interval(value, form)}"
-    return _number(value, form)
+        return f"{number(value.value, form)} {interval(value, form)}"
+    return number(value, form)
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
     """Formatted; what is rounded to nothing has no minus."""
     text = format(value, form)
     return text if text.strip("-0.") else text.replace("-", "+" if "+" in form else "")
@@ -32,7 +32,7 @@ def _number(value: float, form: str) -> str:
 
 def interval(estimate: Estimate, form: str) -> str:
     """An estimate's interval as it is printed everywhere."""
-    return f"[{_number(estimate.low, form)}, {_number(estimate.high, form)}]"
+    return f"[{number(estimate.low, form)}, {number(estimate.high, form)}]"
 
 
 def relative(percent: float) -> str:

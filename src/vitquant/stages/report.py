@@ -14,6 +14,7 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--benchmark", "The benchmark's JSON file.")
 @path_option("--profile", "The profile's JSON file; there may be none.")
 @path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
+@path_option("--draws", "Folder with draws.json, of `vitquant draws`; there may be none.")
 @path_option("--tails", "The JSON file of the tails; there may be none.")
 @path_option("--out", "Folder to write the findings, the report and the figures to.")
 @click.pass_context
@@ -25,6 +26,7 @@ def command(  # one option per path of the stage
     benchmark: Path,
     profile: Path,
     cuda: Path,
+    draws: Path,
     tails: Path,
     out: Path,
 ) -> None:
@@ -32,5 +34,5 @@ def command(  # one option per path of the stage
     from vitquant.analysis.load import Inputs
     from vitquant.report import build
 
-    inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, tails)
+    inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, draws, tails)
     build.report(read_params(context), inputs, out)
