@@ -18,7 +18,7 @@ def shown(value: Estimate | float | None, form: str, spread: Range | None = None
     if value is None:
         return MISSING
     if spread and not isinstance(value, Estimate):
-        return f"{_number(value, form)} ({_number(spread[0], form)} to {_number(spread[1], form)})"
+        return f"{number(value, form)} ({number(spread[0], form)} to {number(spread[1], form)})"
     if isinstance(value, Estimate):
         return f"{number(value.value, form)} {interval(value, form)}"
     return number(value, form)
