@@ -95,7 +95,7 @@ LAYERS = (  # none imports one of an earlier row
     ("models", "inputs"),
     ("results", "parallel"),
     ("data", "artifact"),
-    ("images", "params", "traits", "wheels", "downloads", "files", "cpu"),
+    ("images", "params", "traits", "wheels", "downloads", "files", "cpu", "pool"),
     ("urls", "zips"),
     ("errors",),
 )
