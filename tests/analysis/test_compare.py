@@ -90,6 +90,22 @@ def test_memory_has_no_interval_and_top1_is_compared_of_fp32_alone(study: Study)
     assert [each.recipe for each in compare(study, study).changes if each.what == "top-1, %"] == ["fp32"]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "beyond"), [(((95, 105), (106, 110)), "yes: ranges apart"), (((95, 107), (106, 110)), "no")]
+)
+def test_memory_of_several_launches_differs_where_the_ranges_lie_apart(
+    study: Study, ranges: tuple[tuple[float, float], ...], beyond: str
+) -> None:
+    fp32, studies = study.baseline, []
+    assert fp32.footprint
+    for low, high in ranges:
+        update = {"memory_peak_range_mb": (low, high), "memory_peak_mb": (low + high) / 2}
+        footprint = fp32.footprint.model_copy(update=update)
+        studies.append(handmade.with_recipe(study, "fp32", fp32.model_copy(update={"footprint": footprint})))
+    assert change(studies[0], studies[1], "fp32", "peak memory, MB").beyond == beyond
+    assert change(studies[1], studies[0], "fp32", "peak memory, MB").beyond == beyond
+
+
 def test_what_one_of_the_two_has_not_is_not_compared(study: Study) -> None:
     own = study.recipes["static-int8"]
     after = handmade.with_recipe(study, "static-int8", own.model_copy(update={"accuracy": None, "footprint": None}))

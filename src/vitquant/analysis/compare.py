@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vitquant.analysis.findings import Estimate, Recipe, Study
+from vitquant.analysis.findings import Estimate, Footprint, Recipe, Study
 from vitquant.analysis.load import MACHINE
 from vitquant.params import BASELINE
 
-Beyond = Literal["yes", "no", "yes: exact", "no interval"]
+Beyond = Literal["yes", "no", "yes: exact", "yes: ranges apart", "no interval"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _changes(name: str, before: Study, after: Study) -> Iterator[Change]:
     old, new = before.recipes[name], after.recipes[name]
     if old.footprint and new.footprint:
         memory = old.footprint.memory_peak_mb, new.footprint.memory_peak_mb
-        yield _plain(name, "peak memory, MB", *memory, "no interval")
+        yield _plain(name, "peak memory, MB", *memory, _apart(old.footprint, new.footprint))
         yield _plain(name, "size, MB", old.footprint.size_mb, new.footprint.size_mb, "yes: exact")
     estimates = {f"speed-up b{size}, ×": (old.speedup(size), new.speedup(size)) for size in after.sizes}
     if name == BASELINE:
@@ -74,6 +74,14 @@ def _changes(name: str, before: Study, after: Study) -> Iterator[Change]:
     for what, (ours, theirs) in estimates.items():
         if ours and theirs:
             yield _estimates(name, what, ours, theirs)
+
+
+def _apart(before: Footprint, after: Footprint) -> Beyond:
+    """Whether the ranges over launches lie apart: of five and five alike they do once in 126 times."""
+    old, new = before.memory_peak_range_mb, after.memory_peak_range_mb
+    if not old or not new:
+        return "no interval"
+    return "yes: ranges apart" if old[1] < new[0] or new[1] < old[0] else "no"
 
 
 def _top1(recipe: Recipe) -> Estimate | None:

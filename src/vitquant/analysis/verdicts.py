@@ -24,8 +24,6 @@ def faster_or_slower(ratio: Estimate) -> Pace:
 class NonInferiority:
     """Whether a recipe loses less than a margin: the whole interval lies above it, a one-sided test at 2.5 %."""
 
-    margin: float
-    """Percentage points of top-1."""
     shown: bool
     power: float
     """How often so many images would show it, if the recipe lost nothing, with as many discordant images as seen."""
@@ -39,7 +37,6 @@ def non_inferiority(accuracy: Accuracy, images: int, margin: float) -> NonInferi
         return None
     share = (accuracy.gained + accuracy.lost) / images
     return NonInferiority(
-        margin=margin,
         shown=accuracy.top1_delta.low >= -margin,
         power=statistics.non_inferiority_power(share, images, margin / 100),
         images=statistics.non_inferiority_images(share, margin / 100),

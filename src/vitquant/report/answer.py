@@ -104,10 +104,11 @@ def _footprint(name: str, study: Study) -> str:
     if not ours or not theirs:
         return f"{code(name)} was not measured: see below."
     peak, before = ours.memory_peak_mb, theirs.memory_peak_mb
+    several = "; medians of the launches, and their ranges" if ours.memory_peak_range_mb else ""
     return (
         f"{code(name)} ships {ours.size_mb:.1f} MB for {theirs.size_mb:.1f} MB "
-        f"({relative(ours.size_reduction_pct or 0)}) and takes {peak:.0f} MB at its peak for {before:.0f} MB "
-        f"({relative(100 * (1 - peak / before))}; one measurement, no interval)."
+        f"({relative(ours.size_reduction_pct or 0)}) and takes {shown(peak, '.0f', ours.memory_peak_range_mb)} MB at its "
+        f"peak for {shown(before, '.0f', theirs.memory_peak_range_mb)} MB ({relative(100 * (1 - peak / before))}{several})."
     )
 
 
@@ -156,6 +157,9 @@ def _seed(study: Study) -> str:
     if recipe and recipe.top1_delta:
         verdict = loss_or_gain(recipe.top1_delta)
         parts.append(f"{shown(recipe.top1_delta, '+.2f')} pp of top-1 ({verdict})")
+    if recipe and recipe.accuracy and (delta := recipe.accuracy.top1_delta_large_batch):
+        size = recipe.accuracy.large_batch
+        parts.append(f"{shown(delta, '+.2f')} pp in batches of {size} ({loss_or_gain(delta)})")
     if recipe and (ratio := recipe.speedup(first)):
         parts.append(f"{shown(ratio, '.2f')} × the speed of {code(BASELINE)} at batch {first}")
     return f" The seed report's recipe, {code(SEED_RECIPE)}: {', '.join(parts)}." if parts else ""
