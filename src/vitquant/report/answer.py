@@ -104,11 +104,12 @@ def _footprint(name: str, study: Study) -> str:
     if not ours or not theirs:
         return f"{code(name)} was not measured: see below."
     peak, before = ours.memory_peak_mb, theirs.memory_peak_mb
+    peaks = [shown(part.memory_peak_mb, ".0f", part.memory_peak_range_mb) for part in (ours, theirs)]
     several = "; medians of the launches, and their ranges" if ours.memory_peak_range_mb else ""
     return (
         f"{code(name)} ships {ours.size_mb:.1f} MB for {theirs.size_mb:.1f} MB "
-        f"({relative(ours.size_reduction_pct or 0)}) and takes {shown(peak, '.0f', ours.memory_peak_range_mb)} MB at its "
-        f"peak for {shown(before, '.0f', theirs.memory_peak_range_mb)} MB ({relative(100 * (1 - peak / before))}{several})."
+        f"({relative(ours.size_reduction_pct or 0)}) and takes {peaks[0]} MB at its peak for {peaks[1]} MB "
+        f"({relative(100 * (1 - peak / before))}{several})."
     )
 
 
