@@ -74,7 +74,7 @@ def run(
         name = f"benchmark {len(done.conditions) + 1}/{params.launches}"
         with _started(_left(artifacts, done.recipes), data, params, threads, device, name) as (workers, recipes):
             _check_baseline(recipes)
-            _warm_up(workers, recipes, done.recipes, params, threads, max_slowdown)
+            _warm_up(workers, recipes, done.recipes, params, threads if device.type == "cpu" else 1, max_slowdown)
             watch = Watch()
             _interleave(workers, recipes, params, order, between, name)
             conditions = watch.conditions()
