@@ -45,7 +45,7 @@ def measured(study: Params, fp32: Path, prepared: Prepared) -> list[tuple[GpuStu
     """The study, and another architecture, of which one recipe is enough."""
     baseline = study.cuda.model_copy(update={"recipes": {"fp32": study.cuda.recipes["fp32"]}})
     return [
-        cuda_benchmark.run(artifact, prepared, own.model_copy(update={"cuda": cuda}), 1, DEVICE)
+        cuda_benchmark.run(artifact, prepared, own.model_copy(update={"cuda": cuda}), 2, DEVICE)
         for (own, artifact), cuda in zip(
             cuda_benchmark.studies(study, fp32, prepared), (study.cuda, baseline), strict=True
         )
