@@ -122,8 +122,8 @@ def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dic
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("{}", " has version 1 of the format, this is vitquant with version 2"),
-        ("[]", " is no file of results, this is vitquant with version 2"),
+        ("{}", " has version 1 of the format, this is vitquant with version 3"),
+        ("[]", " is no file of results, this is vitquant with version 3"),
         ('{"version": 2}', ": study: missing"),
     ],
 )

@@ -62,8 +62,8 @@ def test_the_manifest_names_every_image_with_its_digest(images: Path, prepared: 
 
 def test_it_is_deterministic(images: Path, params: Params, prepared: Prepared, tmp_path: Path) -> None:
     again = run(images, params, tmp_path / "again")
-    for file in sorted(prepared.path.iterdir()):
-        assert (again.path / file.name).read_bytes() == file.read_bytes()
+    for file in (path for path in sorted(prepared.path.rglob("*")) if path.is_file()):
+        assert (again.path / file.relative_to(prepared.path)).read_bytes() == file.read_bytes()
     other = run(images, params, tmp_path / "other", seed=1)
     assert not np.array_equal(other.images("val"), prepared.images("val"))
 

@@ -153,6 +153,7 @@ def test_a_batch_split_over_the_cores_gives_what_each_part_alone_gives(
 ) -> None:
     images = np.array(prepared.images("val")[:5])
     for threads in (1, 2, 3):
+        torch.compiler.reset()  # it compiles a function for few sizes of a batch, and then no more
         together, after = run(name, split, built(name), images, threads)
         assert np.array_equal(together, run(name, parts_alone, built(name), images, threads))
         assert after == threads
@@ -160,6 +161,7 @@ def test_a_batch_split_over_the_cores_gives_what_each_part_alone_gives(
 
 @several_batches
 def test_another_batch_gives_the_same(name: str, built: Built, run: Run, batches: list[Images]) -> None:
+    torch.compiler.reset()
     singly = run(name, predict, built(name), [image[None] for image in batches[0]])
     together = run(name, predict, built(name), batches[:1])
     for part in (slice(CLASSES), slice(CLASSES, None)):  # logits, class token

@@ -42,7 +42,7 @@ def test_a_difference_within_its_interval_is_no_loss_and_no_gain(study: Study) -
         rival = findings.Rival(recipe="other", ratio=findings.Estimate(value=0.92, low=low, high=high, unit="×"))
         speeds = {1: study.recipes[name].at(1).model_copy(update={"fastest_other": rival})}
         changed = handmade.with_recipe(study, name, study.recipes[name].model_copy(update={"speeds": speeds}))
-        told = f"against `other`, the fastest other recipe, 0.92 [{low:.2f}, {high:.2f}] × at batch 1, {words};"
+        told = f"against `other`, the fastest other recipe, 0.92 [{low:.2f}, {high:.2f}] × at batch 1 ({words});"
         assert told in answered(changed)
 
 
@@ -68,7 +68,7 @@ def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(study: Study)
         "its 95 % interval lies within that bound."
     )
     assert speed.startswith(
-        "- **Speed:** `mine` has against `fp32`, the fastest other recipe, 2.00 [1.96, 2.04] × at batch 1, faster"
+        "- **Speed:** `mine` has against `fp32`, the fastest other recipe, 2.00 [1.96, 2.04] × at batch 1 (faster)"
     )
     assert accuracy.startswith("- **Accuracy:** `mine` differs in top-1 by +0.20")
     assert memory.startswith("- **Memory and size:** `mine` ships 20.0 MB for 86.6 MB")
@@ -107,9 +107,10 @@ def test_the_rivals_come_first_and_eager_fp32_is_where_people_start(study: Study
     other, best_float, start = (f"{ratio} × at batch" for ratio in ratios)
     assert speed == (
         "- **Speed:** `vitquant-int8` has against `openvino-int8-static`, the fastest other recipe, "
-        f"{other} 1, faster, and {other} 32, faster; against `bf16-compiled`, the best that does not quantize, "
-        f"{best_float} 1, faster, and {best_float} 32, faster; against `fp32`, PyTorch eager, where people start, "
-        f"{start} 1 (21.6 ms instead of 80.0 ms) and {start} 32 (691.9 ms instead of 2560.0 ms)."
+        f"{other} 1 (faster), {other} 8 (faster) and {other} 32 (faster); against `bf16-compiled`, the best that does "
+        f"not quantize, {best_float} 1 (faster), {best_float} 8 (faster) and {best_float} 32 (faster); against `fp32`, "
+        f"PyTorch eager, where people start, {start} 1 (21.6 ms instead of 80.0 ms), {start} 8 (173.0 ms instead of "
+        f"640.0 ms) and {start} 32 (691.9 ms instead of 2560.0 ms)."
     )
 
 
@@ -119,8 +120,9 @@ def test_rivals_that_differ_by_batch_size_are_each_named(study: Study) -> None:
     speeds = int8.speeds | {32: int8.at(32).model_copy(update={"fastest_other": other})}
     changed = handmade.with_recipe(study, "vitquant-int8", int8.model_copy(update={"speeds": speeds}))
     assert (
-        "has against the fastest other recipe, 1.16 [1.13, 1.18] × at batch 1 (`openvino-int8-static`), faster, and "
-        "1.00 [0.98, 1.02] × at batch 32 (`other`), not distinguishable in speed;"
+        "has against the fastest other recipe, 1.16 [1.13, 1.18] × at batch 1 (`openvino-int8-static`: faster), "
+        "1.16 [1.13, 1.18] × at batch 8 (`openvino-int8-static`: faster) and "
+        "1.00 [0.98, 1.02] × at batch 32 (`other`: not distinguishable in speed);"
     ) in answered(changed)
 
 

@@ -25,7 +25,7 @@ class Column(Generic[Part]):
     title: str
     """In the report."""
     key: str
-    """In flat files, where the unit is its last word; `{b}` is where metrics.json has the batch size."""
+    """In flat files; the last word is the unit, or stands for one; `{b}` is where metrics.json has the batch size."""
     of: Callable[[Part], Estimate | float | None]
     form: str
     """As Python formats it."""

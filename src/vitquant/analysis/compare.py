@@ -42,17 +42,21 @@ class Comparison:
     other_study: dict[str, tuple[object, object]]
     """Facts that differ, before and after."""
     other_machine: dict[str, tuple[object, object]]
+    other_method: bool
+    """Whether one was timed in one launch, whose interval holds less, with memory counted otherwise."""
 
 
 def compare(before: Study, after: Study) -> Comparison:
     """Compare two studies, recipe by recipe."""
+    other_method = (len(before.conditions) > 1) != (len(after.conditions) > 1)
     both = [name for name in before.recipes if name in after.recipes]
     return Comparison(
-        changes=[change for name in both for change in _changes(name, before, after)],
+        changes=[change for name in both for change in _changes(name, before, after, other_method)],
         only_before=[name for name in before.recipes if name not in after.recipes],
         only_after=[name for name in after.recipes if name not in before.recipes],
         other_study=_differing(before.facts, after.facts, type(before.facts).model_fields),
         other_machine=_differing(before.environment, after.environment, (*MACHINE, "threads")),
+        other_method=other_method,
     )
 
 
@@ -61,11 +65,13 @@ def _differing(before: object, after: object, keys: object) -> dict[str, tuple[o
     return {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
 
-def _changes(name: str, before: Study, after: Study) -> Iterator[Change]:
+def _changes(name: str, before: Study, after: Study, other_method: bool) -> Iterator[Change]:
     old, new = before.recipes[name], after.recipes[name]
     if old.footprint and new.footprint:
         memory = old.footprint.memory_peak_mb, new.footprint.memory_peak_mb
-        yield _plain(name, "peak memory, MB", *memory, _apart(old.footprint, new.footprint))
+        yield _plain(
+            name, "peak memory, MB", *memory, "no interval" if other_method else _apart(old.footprint, new.footprint)
+        )
         yield _plain(name, "size, MB", old.footprint.size_mb, new.footprint.size_mb, "yes: exact")
     estimates = {f"speed-up b{size}, ×": (old.speedup(size), new.speedup(size)) for size in after.sizes}
     if name == BASELINE:

@@ -90,4 +90,9 @@ def read(folder: Path, params: Params, results: Results) -> list[Spread]:
         for name, evidence in results.evidence.items()
         if evidence.logits is not None
     }
-    return spreads(row for row in measured.rows if inputs.get(row.recipe) == row.inputs)
+    images = results.facts.eval_images
+    return spreads(
+        row
+        for row in measured.rows
+        if inputs.get(row.recipe) == row.inputs and (row.kind == "split" or row.images == images)
+    )

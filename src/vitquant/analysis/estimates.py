@@ -184,6 +184,7 @@ def tails(timed: Timed) -> Tails:
     """Percentiles of all passes, between two of them by linear interpolation, and the greatest."""
     parts = np.percentile(timed.latency_ms, [50, 90, 99, 99.9, 100])
     p50, p90, p99, p999, greatest = (round(float(part), 2) for part in parts)
+    fifth = len(timed.latency_ms) // 5
     return Tails(
         recipe=timed.recipe,
         passes=len(timed.latency_ms),
@@ -192,6 +193,8 @@ def tails(timed: Timed) -> Tails:
         p99_ms=p99,
         p999_ms=p999,
         max_ms=greatest,
+        first_p50_ms=round(float(np.median(timed.latency_ms[:fifth])), 2),
+        last_p50_ms=round(float(np.median(timed.latency_ms[-fifth:])), 2),
         conditions=timed.conditions,
     )
 

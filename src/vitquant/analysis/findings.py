@@ -160,6 +160,11 @@ class Recipe(Finding):
         """FP32's time over its own at a batch size; None where there is no such ratio."""
         return self.speeds[size].speedup if size in self.speeds else None
 
+    def peak_mb(self, size: int) -> float:
+        """The most memory that it takes, loading and then predicting batches of that size; infinite if not measured."""
+        at_size = self.speeds[size].memory_peak_mb if size in self.speeds else None
+        return max(self.footprint.memory_peak_mb, at_size or 0.0) if self.footprint else math.inf
+
     @property
     def top1_delta(self) -> Estimate | None:
         """Top-1 less FP32's, pp; None where there is no such difference."""
@@ -189,6 +194,10 @@ class Tails(Finding):
     p999_ms: PositiveFloat
     """p99.9."""
     max_ms: PositiveFloat
+    first_p50_ms: PositiveFloat | None = None
+    """Of the first fifth of the passes."""
+    last_p50_ms: PositiveFloat | None = None
+    """Of the last fifth: passes that follow each other share a phase of the machine."""
     conditions: Conditions
 
 

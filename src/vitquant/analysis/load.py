@@ -73,7 +73,10 @@ def load(params: Params, inputs: Inputs) -> Results:
     sizes = {size for found in benchmark.recipes.values() if found.measured for size in found.measured.latency_ms}
     if sizes - fp32.measured.latency_ms.keys():
         size = min(sizes - fp32.measured.latency_ms.keys())
-        raise VitquantError(f"{inputs.benchmark}: {BASELINE} was not timed at batch {size}, as others were: {MEND}")
+        raise VitquantError(
+            f"{inputs.benchmark}: {BASELINE} was not timed at batch {size}, as others were: take that size out of "
+            "benchmark.batches, where it cannot run"
+        )
     machines: dict[Path, Machine] = {inputs.benchmark: benchmark.environment}
     profile = tails = None
     if inputs.profile and inputs.profile.exists():
@@ -115,6 +118,8 @@ def _evidence(
             unavailable["benchmark"] = (timed and timed.unavailable) or "not in the benchmark"
         elif timed.measured.slow:
             unavailable["all but the first batches"] = timed.measured.slow
+        if timed and timed.measured:
+            unavailable |= {f"batch {size}": why for size, why in timed.measured.unavailable_batches.items()}
         evidence[name] = Evidence(
             traits=accuracy.traits,
             measured=timed.measured if timed else None,

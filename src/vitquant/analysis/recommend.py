@@ -99,4 +99,4 @@ def _cost(name: str, recipe: Recipe, batch: int, objective: Objective) -> float:
         return 1.0 if name == BASELINE else 1 / ratio.value if ratio else math.inf
     if not recipe.footprint:
         return math.inf
-    return recipe.footprint.memory_peak_mb if objective == "memory" else recipe.footprint.size_mb
+    return recipe.peak_mb(batch) if objective == "memory" else recipe.footprint.size_mb

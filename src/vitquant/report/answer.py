@@ -46,7 +46,7 @@ def _use(study: Study) -> str:
 def _speed(name: str, study: Study) -> str:
     """Against the fastest other recipe and the best floating-point one; then where people start, eager FP32."""
     recipe = study.recipes[name]
-    sizes = [size for size in dict.fromkeys((study.sizes[0], study.sizes[-1])) if size in recipe.speeds]
+    sizes = [size for size in study.sizes if size in recipe.speeds]
     others = {size: rival for size in sizes if (rival := recipe.at(size).fastest_other)}
     floats = {size: rival for size in sizes if (rival := recipe.at(size).best_float)}
     start = [
@@ -68,11 +68,11 @@ def _against(rivals: Mapping[int, Rival], what: str) -> str:
     """Ratios by batch size and what they show; a rival that is the same at all of them is named once."""
     names = {code(rival.recipe) for rival in rivals.values()}
     ratios = [
-        f"{shown(rival.ratio, '.2f')} × at batch {size}{'' if len(names) == 1 else f' ({code(rival.recipe)})'}, "
-        f"{faster_or_slower(rival.ratio)}"
+        f"{shown(rival.ratio, '.2f')} × at batch {size} ({'' if len(names) == 1 else f'{code(rival.recipe)}: '}"
+        f"{faster_or_slower(rival.ratio)})"
         for size, rival in rivals.items()
     ]
-    return f"against {f'{names.pop()}, ' if len(names) == 1 else ''}{what}, {', and '.join(ratios)}"
+    return f"against {f'{names.pop()}, ' if len(names) == 1 else ''}{what}, {listing(ratios)}"
 
 
 def _accuracy(name: str, study: Study) -> str:
@@ -108,8 +108,8 @@ def _footprint(name: str, study: Study) -> str:
     several = "; medians of the launches, and their ranges" if ours.memory_peak_range_mb else ""
     return (
         f"{code(name)} ships {ours.size_mb:.1f} MB for {theirs.size_mb:.1f} MB "
-        f"({relative(ours.size_reduction_pct or 0)}) and takes {peaks[0]} MB at its peak for {peaks[1]} MB "
-        f"({relative(100 * (1 - peak / before))}{several})."
+        f"({relative(ours.size_reduction_pct or 0)}) and takes {peaks[0]} MB at its peak, loading and at batch 1, for "
+        f"{peaks[1]} MB ({relative(100 * (1 - peak / before))}{several})."
     )
 
 

@@ -19,6 +19,7 @@ from vitquant.analysis.draws import Spread
 from vitquant.analysis.findings import Findings
 from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
+from vitquant.errors import VitquantError
 from vitquant.params import Params
 from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, tables
 from vitquant.report.text import code, escape, listing
@@ -78,6 +79,9 @@ def read(params: Params, inputs: Inputs) -> Content:
     """
     results = load(params, inputs)
     findings = analyse(results)
+    tails, chosen = findings.study.tails, recommended(findings.study)
+    if tails and chosen and tails.recipe != chosen:
+        raise VitquantError(f"{inputs.tails} is of {tails.recipe}, and {chosen} is recommended: run `dvc repro`")
     found = details(results, marked(findings.study))
     spreads = draws.read(inputs.draws, params, results) if inputs.draws else []
     return Content(findings, found, results.benchmark, results.prepared.images("val"), spreads)
@@ -140,7 +144,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "recipes_table": prose.recipes(params),
         "evaluate_batch": params.evaluate.batch_size,
         "evaluate_large_batch": params.evaluate.large_batch,
-        "launches": params.benchmark.launches,
+        "launches": _launches(len(study.conditions)),
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
         "energy_seconds": f"{params.benchmark.energy_seconds:g}",
         "first_batch": study.sizes[0],
@@ -153,6 +157,10 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "checkout": _hexadecimal(commit.partition("+")[0]),
         "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",
     }
+
+
+def _launches(number: int) -> str:
+    return "One launch" if number == 1 else f"{number} launches"
 
 
 def _hexadecimal(commit: str) -> str:

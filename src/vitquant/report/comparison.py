@@ -34,6 +34,11 @@ def _warnings(comparison: Comparison) -> list[str]:
         f"**Another study**: {escape(key)} was {escape(before)}, is {escape(after)}."
         for key, (before, after) in comparison.other_study.items()
     ]
+    if comparison.other_method:
+        warnings.append(
+            "**Another method**: one of the two was timed in one launch: its intervals do not hold what varies from "
+            "launch to launch, and memory, the allocator and the way to run a batch may be others."
+        )
     return warnings + [
         f"**Another machine**: {key} was {escape(before)}, is {escape(after)}; only ratios to fp32 are comparable."
         for key, (before, after) in comparison.other_machine.items()

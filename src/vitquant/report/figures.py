@@ -138,12 +138,14 @@ def _latency(benchmark: Benchmark) -> Figure:
         for name, recipe in benchmark.recipes.items()
         if recipe.measured and not recipe.measured.slow
     }
-    sizes = list(recipes["fp32"])
+    sizes = sorted({size for times in recipes.values() for size in times})
     figure = Figure(figsize=(WIDTH, 1.0 + (0.6 + 0.3 * len(recipes)) * len(sizes)), layout="constrained")
     panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]
     jitter = np.random.default_rng(0)
     for axes, size in zip(panels, sizes, strict=True):
         for row, samples in enumerate(recipes.values()):
+            if size not in samples:
+                continue
             times = np.concatenate([np.array(rounds) for rounds in samples[size]])
             axes.plot(
                 times,

@@ -129,7 +129,7 @@ def _memory(study: Study) -> str:
         rows.append(
             {
                 "recipe": escape(name),
-                "PyTorch's allocator at its peak, MB": cell(
+                "PyTorch's allocations at their peak, MB": cell(
                     footprint, lambda footprint: footprint.memory_peak_mb, ",.0f"
                 ),
                 "the process on the GPU, MB": cell(footprint, lambda footprint: footprint.memory_process_mb, ",.0f"),

@@ -152,10 +152,15 @@ def tails(study: Study) -> str:
     found = study.tails
     if not found:
         return ""
+    drift = ""
+    if found.first_p50_ms and found.last_p50_ms:
+        drift = (
+            f"; the median was {found.first_p50_ms:.1f} ms in the first fifth and {found.last_p50_ms:.1f} in the last"
+        )
     return (
         f"Tails of {code(found.recipe)} over {found.passes:,} passes in a row at batch 1, with no other recipe "
         f"loaded: p50 {found.p50_ms:.1f} ms, p90 {found.p90_ms:.1f}, p99 {found.p99_ms:.1f}, "
-        f"p99.9 {found.p999_ms:.1f}, the greatest {found.max_ms:.1f}. Meanwhile other processes had "
+        f"p99.9 {found.p999_ms:.1f}, the greatest {found.max_ms:.1f}{drift}. Meanwhile other processes had "
         f"{found.conditions.others_pct:.1f} % of the cores' time and other virtual machines "
         f"{found.conditions.steal_pct:.1f} %."
     )

@@ -38,7 +38,7 @@ def block(findings: Findings) -> str:
 {study.facts.eval_images:,} validation images, {escape(machine.threads)} cores of an {escape(machine.cpu)} \
 ({escape(", ".join(machine.isa))}), PyTorch {escape(machine.torch)}; \
 × is a ratio of speeds, to the best recipe that does not quantize or to `fp32`, PyTorch eager, where people start; \
-brackets are 95 % intervals, paired by image or by round; \
+brackets are 95 % intervals over images, or over launches of ratios within a round; \
 [the report](results/report.md) says how each number was measured, and audits the claims this study began with.
 
 {tables.summary(study, marked=recommended(study))}

@@ -14,7 +14,7 @@ def text(chosen: Recommendation, study: Study) -> str:
         f"{printable(name)}: the best {chosen.objective} of the recipes that lose at most {budget:g} pp of top-1",
         *_top1(recipe),
         *_latency(recipe, chosen.batch),
-        *_footprint(recipe, study.baseline),
+        *_footprint(recipe, study.baseline, chosen.batch),
         f"  brackets: 95 % intervals; {images} validation images",
     ]
     delta = recipe.top1_delta
@@ -52,12 +52,12 @@ def _latency(recipe: Recipe, batch: int) -> list[str]:
     return lines
 
 
-def _footprint(recipe: Recipe, baseline: Recipe) -> list[str]:
+def _footprint(recipe: Recipe, baseline: Recipe, batch: int) -> list[str]:
     ours, theirs = recipe.footprint, baseline.footprint
     if not ours:
         return []
-    memory, size = f"  memory   {ours.memory_peak_mb:.1f} MB at peak", f"  size     {ours.size_mb:.1f} MB"
+    memory, size = f"  memory   {recipe.peak_mb(batch):.1f} MB at peak", f"  size     {ours.size_mb:.1f} MB"
     if theirs and recipe is not baseline:
-        memory += f", {BASELINE} {theirs.memory_peak_mb:.1f}"
+        memory += f", {BASELINE} {baseline.peak_mb(batch):.1f}"
         size += f", {BASELINE} {theirs.size_mb:.1f}"
     return [memory, size]

@@ -9,6 +9,7 @@ from vitquant.analysis.claims import Audited
 from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, nothing, ratio_to
 from vitquant.analysis.findings import Estimate, Range, Recipe, Study
 from vitquant.analysis.quantities import Measured
+from vitquant.analysis.verdicts import faster_or_slower
 from vitquant.errors import printable
 from vitquant.report.text import MISSING, code, escape, inline, shown
 
@@ -70,8 +71,9 @@ def _leaders(study: Study, size: int) -> str:
         speed = recipe.speeds.get(size)
         if speed and speed.fastest_other and speed.best_float and speed.fastest_other.ratio.value >= 1:
             best_float = speed.best_float.recipe if recipe.traits.quantized else name
-            then = f"then {code(speed.fastest_other.recipe)}; of those that do not quantize {code(best_float)}"
-            return f" (the fastest is {code(name)}, {then})"
+            pace = faster_or_slower(speed.fastest_other.ratio)
+            then = f"then {code(speed.fastest_other.recipe)}{'' if pace == 'faster' else f', {pace}'}"
+            return f" (the fastest is {code(name)}, {then}; of those that do not quantize {code(best_float)})"
     return ""
 
 
@@ -82,9 +84,9 @@ def _split(study: Study, size: int) -> str:
         if size in recipe.speeds and (way := recipe.at(size).way):
             ways[way].append(code(name))
     split, whole = (", ".join(names) for names in ways.values())
-    if not split:
-        return "; every batch whole on all cores" if whole else ""
-    return f"; split over the cores: {split}; whole on all cores: {whole or 'none'}"
+    if split and whole:
+        return f"; split over the cores: {split}; whole on all cores: {whole}"
+    return "; all split over the cores" if split else "; all whole on all cores" if whole else ""
 
 
 def memory(study: Study) -> str:

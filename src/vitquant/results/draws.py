@@ -59,6 +59,16 @@ class Draws(ResultFile):
     left_out: dict[str, str] = {}
     """By a recipe or kind of draw that there is nothing of, why."""
 
+    @model_validator(mode="after")
+    def _once(self) -> "Draws":
+        seen: set[tuple[Kind, int, str]] = set()
+        for row in self.rows:
+            key = row.kind, row.seed, row.recipe
+            if key in seen:
+                raise ValueError(f"{row.recipe} has {row.kind} seed {row.seed} twice")
+            seen.add(key)
+        return self
+
 
 def inputs(params: Params, recipe: str, logits: str, fp32_logits: str) -> str:
     """SHA-256 of all that a recipe's draws are made of: other parameters, data, weights or artifacts give another.

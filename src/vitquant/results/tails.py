@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from vitquant.results.environment import Conditions, Environment
 from vitquant.results.form import Form, ResultFile, Sha256
@@ -25,3 +25,9 @@ class Tails(ResultFile):
     timed: Timed | None = None
     unavailable: str | None = None
     """Why there are none."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Tails":
+        if (self.timed is None) == (self.unavailable is None):
+            raise ValueError("either passes or why there are none must be there")
+        return self
