@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,56 @@ from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.measure import session, slowness
 from vitquant.measure.conditions import Watch
 from vitquant.measure.worker import Worker
-from vitquant.params import BASELINE, Benchmark
+from vitquant.params import BASELINE, Batch, Benchmark
 from vitquant.results.benchmark import Benchmarked, Measured, Trial
 from vitquant.results.environment import Conditions
 
-TRIALS = 2  # of each way to run a batch, in the first launch, before anything is counted
-Workers = dict[str, Worker]
+TRIALS = 2  # of each way to run a batch, before anything is counted; and rounds of what they show to be far too slow
 Recipes = dict[str, Benchmarked]
 
 
 def _nothing(*_: object) -> None:
     pass
+
+
+@dataclass
+class Launch:
+    """The processes of one launch, and what is known of their recipes."""
+
+    name: str
+    """For a person who waits."""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    """Of the recipes that still run."""
+    recipes: Recipes = field(default_factory=dict)
+    """Of all; what is measured is of this launch alone."""
+
+    def measured(self, name: str) -> Measured:
+        """What is measured of a recipe that still runs."""
+        own = self.recipes[name].measured
+        assert own
+        return own
+
+    def ask(self, name: str, *question: Any) -> Any:
+        """Ask a recipe's process; where it dies, the recipe is unavailable and None is the answer."""
+        try:
+            return self.workers[name].ask(*question)
+        except UnsupportedError as reason:
+            self.end(name, str(reason))
+            return None
+
+    def end(self, name: str, reason: str) -> None:
+        """Note that a recipe cannot run here, and why.
+
+        Raises:
+            VitquantError: it is the baseline.
+        """
+        self.workers.pop(name).close()
+        if name == BASELINE:
+            raise VitquantError(
+                f"{BASELINE}, the baseline of every ratio, could not be measured: {reason}: earlier results stay as "
+                "they are"
+            )
+        self.recipes[name] = Benchmarked(traits=self.recipes[name].traits, unavailable=reason)
 
 
 @dataclass
@@ -54,46 +94,49 @@ def run(
     *,
     max_slowdown: float = math.inf,
     between: Callable[[], None] = _nothing,
-    finish: Callable[[Workers, Recipes], None] = _nothing,
+    finish: Callable[[dict[str, Worker], Recipes], None] = _nothing,
 ) -> Launched:
     """Measure every artifact in `params.launches` launches.
 
-    A launch during which others had more than `params.max_busy_pct` of the cores' time is thrown away and repeated,
-    before anybody has seen its times, at most `params.max_repeats` times in all.
+    On the CPU one more comes first, of which nothing is counted: it tries the ways to run a batch, and finds what is
+    far too slow. A launch during which others had more than `params.max_busy_pct` of the cores' time is thrown away and
+    repeated, before anybody has seen its times, at most `params.max_repeats` times in all.
 
     Args:
-        max_slowdown: a recipe whose trials take so many times as long as the baseline's is not timed further.
+        max_slowdown: a recipe whose trials take so many times as long as the baseline's is timed in two rounds only.
         between: called after every round.
         finish: called once, at the end, with the processes of the last launch, still warm.
 
     Raises:
-        VitquantError: the baseline cannot be loaded, or an artifact is damaged.
+        VitquantError: the baseline cannot run, or an artifact is damaged.
     """
     done, order = Launched(), np.random.default_rng(params.seed)
-    while len(done.conditions) < params.launches:
-        name = f"benchmark {len(done.conditions) + 1}/{params.launches}"
-        with _started(_left(artifacts, done.recipes), data, params, threads, device, name) as (workers, recipes):
-            _check_baseline(recipes)
-            _warm_up(workers, recipes, done.recipes, params, threads if device.type == "cpu" else 1, max_slowdown)
+
+    def is_quiet(conditions: Conditions) -> bool:
+        if conditions.busy_pct > params.max_busy_pct and len(done.repeated) < params.max_repeats:
+            done.repeated.append(conditions)
+            return False
+        return True
+
+    while device.type == "cpu" and not done.recipes:
+        with _started(artifacts, data, params, threads, device, "benchmark, trial") as launch:
             watch = Watch()
-            _interleave(workers, recipes, params, order, between, name)
+            _try(launch, params, threads, max_slowdown)
+            if is_quiet(watch.conditions()):
+                done.recipes = launch.recipes
+    while len(done.conditions) < params.launches:
+        left, name = _left(artifacts, done.recipes), f"benchmark {len(done.conditions) + 1}/{params.launches}"
+        with _started(left, data, params, threads, device, name) as launch:
+            _warm_up(launch, done.recipes, params)
+            watch = Watch()
+            _interleave(launch, params, order, between)
             conditions = watch.conditions()
-            if conditions.busy_pct > params.max_busy_pct and len(done.repeated) < params.max_repeats:
-                done.repeated.append(conditions)
-                continue
-            done.conditions.append(conditions)
-            _add(done.recipes, recipes)
-            if len(done.conditions) == params.launches:
-                finish(workers, done.recipes)
+            if is_quiet(conditions):
+                done.conditions.append(conditions)
+                _add(done.recipes, launch.recipes)
+                if len(done.conditions) == params.launches:
+                    finish(launch.workers, done.recipes)
     return done
-
-
-def _check_baseline(recipes: Recipes) -> None:
-    if BASELINE in recipes and not recipes[BASELINE].measured:
-        raise VitquantError(
-            f"{BASELINE}, the baseline of every ratio, could not be measured: {recipes[BASELINE].unavailable}: "
-            "earlier results stay as they are"
-        )
 
 
 def measured(recipes: Recipes) -> dict[str, Measured]:
@@ -103,121 +146,129 @@ def measured(recipes: Recipes) -> dict[str, Measured]:
 
 def _left(artifacts: Sequence[Path], recipes: Recipes) -> list[Path]:
     """The artifacts that another launch can say something of."""
-    ended = {name for name, recipe in recipes.items() if not recipe.measured or recipe.measured.slow}
+    ended = {
+        name
+        for name, recipe in recipes.items()
+        if not recipe.measured or (recipe.measured.slow and recipe.measured.latency_ms)
+    }
     return [artifact for artifact in artifacts if artifact.name not in ended]
 
 
 @contextmanager
 def _started(
     artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int, device: torch.device, name: str
-) -> Iterator[tuple[Workers, Recipes]]:
-    """A process for every artifact that can run here, and what is known of each so far, by its name.
+) -> Iterator[Launch]:
+    """A process for every artifact that can run here.
 
     On the CPU one process loads after another; on a GPU, where loading means minutes of compiling for each batch size,
     all at once, and every size is warmed up.
     """
-    workers: Workers = {}
-    recipes: Recipes = {}
+    launch = Launch(name)
 
-    def start(artifact: Path) -> Worker:
-        workers[artifact.name] = Worker(session.serve, artifact, data, params, threads, device)
-        return workers[artifact.name]
+    def start(artifact: Path) -> None:
+        launch.workers[artifact.name] = Worker(session.serve, artifact, data, params, threads, device)
 
     try:
         if device.type != "cpu":
             for artifact in artifacts:
                 start(artifact)
         for artifact in tqdm(artifacts, desc=f"{name}: load", unit="recipe"):
-            worker = workers.get(artifact.name) or start(artifact)
+            if artifact.name not in launch.workers:
+                start(artifact)
             opened = open_artifact(artifact)
-            recipe = recipes[artifact.name] = Benchmarked(traits=opened.spec.traits)
+            recipe = launch.recipes[artifact.name] = Benchmarked(traits=opened.spec.traits)
             try:
-                memory = worker.receive()
+                memory = launch.workers[artifact.name].receive()
             except UnsupportedError as reason:
-                recipe.unavailable = str(reason)
-                workers.pop(artifact.name).close()
+                launch.end(artifact.name, str(reason))
                 continue
             recipe.measured = Measured(
                 artifact_sha256=opened.sha256, size_bytes=opened.size_bytes, memory_bytes=[memory]
             )
-        yield workers, recipes
+        yield launch
     finally:
-        for worker in workers.values():
+        for worker in launch.workers.values():
             worker.close()
 
 
-def _warm_up(
-    workers: Workers, recipes: Recipes, before: Recipes, params: Benchmark, threads: int, max_slowdown: float
-) -> None:
-    """An untimed visit of every batch size; in the first launch, trials of the ways to run it as well.
-
-    Adds to what is measured the sizes that can be run, with no times yet, and the peak of memory at each; of what is
-    far too slow the times of the trials, and why there are no more.
-    """
-    found = measured(recipes)
-    trials: dict[str, dict[int, list[float]]] = {name: {} for name in workers}
+def _try(launch: Launch, params: Benchmark, threads: int, max_slowdown: float) -> None:
+    """Run every batch size each way, and leave of what is measured only what that shows: no memory, no times."""
+    for own in measured(launch.recipes).values():
+        own.memory_bytes = []
     for size in [batch.size for batch in params.batches]:
-        for name, worker in workers.items():
-            own, earlier = found[name], before[name].measured if name in before else None
-            if own.slow or (earlier and size in earlier.unavailable_batches):
+        ways = [False, True] if 1 < threads <= size else [False]
+        milliseconds: dict[str, float] = {}
+        for name in list(launch.workers):
+            if launch.measured(name).slow:
                 continue
-            own.trials = earlier.trials if earlier else own.trials
-            ways = [earlier.is_split(size)] if earlier else [False, True] if 1 < threads <= size else [False]
-            peaks = {split: worker.ask("warm_up", size, params.warmup, split) for split in ways}
-            if reason := next((peak for peak in peaks.values() if isinstance(peak, str)), None):
+            answers = [launch.ask(name, "warm_up", size, params.warmup, split) for split in ways]
+            times = {split: [launch.ask(name, "time", size, 0, split) for _ in range(TRIALS)] for split in ways}
+            if None in answers or name not in launch.workers:
+                continue
+            own = launch.measured(name)
+            if reason := next((answer for answer in answers if isinstance(answer, str)), None):
                 own.unavailable_batches[size] = reason
                 continue
-            if not earlier:
-                times: dict[bool, list[float]] = {split: [] for split in ways}
-                for split in ways * TRIALS:
-                    times[split].append(round(1000 * worker.ask("time", size, 0, split), 4))
-                if len(ways) > 1:
-                    whole, split_up = (float(np.median(times[split])) for split in ways)
-                    own.trials[size] = Trial(whole_ms=whole, split_ms=split_up)
-                trials[name][size] = times[own.is_split(size)]
-            own.memory_bytes[0].peak[size] = peaks[own.is_split(size)]
-            own.latency_ms[size] = [[]]
-        _mark_slow(found, trials, size, max_slowdown)
+            medians = {split: round(1000 * float(np.median(each)), 4) for split, each in times.items()}
+            if len(ways) > 1:
+                own.trials[size] = Trial(whole_ms=medians[False], split_ms=medians[True])
+            milliseconds[name] = min(medians.values())
+        for name, taken in milliseconds.items():
+            if name != BASELINE and taken > max_slowdown * milliseconds.get(BASELINE, math.inf):
+                launch.measured(name).slow = slowness.describe(taken / milliseconds[BASELINE], max_slowdown)
 
 
-def _mark_slow(
-    recipes: dict[str, Measured], trials: dict[str, dict[int, list[float]]], size: int, limit: float
-) -> None:
-    """Note which recipes' trials at batch `size` took more than `limit` times the baseline's; they are all there is."""
-    medians = {name: float(np.median(times[size])) for name, times in trials.items() if size in times}
-    for name, median in medians.items():
-        if name != BASELINE and median > limit * medians.get(BASELINE, math.inf):
-            recipes[name].slow = slowness.describe(median / medians[BASELINE], limit)
-            recipes[name].latency_ms = {tried: [times] for tried, times in trials[name].items()}
+def _warm_up(launch: Launch, before: Recipes, params: Benchmark) -> None:
+    """An untimed visit of every batch size that has run so far; of what is far too slow, of the first one.
+
+    Adds to what is measured those that can be run, with no times yet, and the peak of memory at each.
+    """
+    for size in [batch.size for batch in params.batches]:
+        for name in list(launch.workers):
+            own, earlier = launch.measured(name), before[name].measured if name in before else None
+            if earlier:
+                own.trials, own.slow = earlier.trials, earlier.slow
+            if (own.slow and own.latency_ms) or (earlier and size in earlier.unavailable_batches):
+                continue
+            answer = launch.ask(name, "warm_up", size, params.warmup, own.is_split(size))
+            if isinstance(answer, str):
+                own.unavailable_batches[size] = answer
+            elif answer is not None:
+                own.memory_bytes[0].peak[size] = answer
+                own.latency_ms[size] = [[]]
 
 
-def _interleave(
-    workers: Workers,
-    recipes: Recipes,
-    params: Benchmark,
-    order: np.random.Generator,
-    between: Callable[[], None],
-    name: str,
-) -> None:
+def _interleave(launch: Launch, params: Benchmark, order: np.random.Generator, between: Callable[[], None]) -> None:
     """Visit the workers in turn, in an order drawn anew for each round; add the times to what is measured."""
-    found = measured(recipes)
-    with tqdm(total=sum(batch.rounds for batch in params.batches), desc=f"{name}: time", unit="round") as bar:
+    total = sum(batch.rounds for batch in params.batches)
+    with tqdm(total=total, desc=f"{launch.name}: time", unit="round") as bar:
         for batch in params.batches:
-            names = [each for each in workers if batch.size in found[each].latency_ms and not found[each].slow]
+            names = [name for name in launch.workers if batch.size in launch.measured(name).latency_ms]
             for number in range(batch.rounds):
-                for each in order.permutation(names):
-                    own = found[each]
-                    seconds = workers[each].ask("time", batch.size, batch.seconds, own.is_split(batch.size))
-                    own.latency_ms[batch.size][0].append(round(1000 * seconds, 4))
-                    if batch.size == 1:
-                        own.from_file_ms = own.from_file_ms or [[]]
-                        own.from_file_ms[0].append(round(1000 * workers[each].ask("from_file", number), 4))
+                for name in order.permutation(names):
+                    if name in launch.workers and not (launch.measured(name).slow and number >= TRIALS):
+                        _visit(launch, name, batch, number)
                 between()
                 bar.update()
 
 
+def _visit(launch: Launch, name: str, batch: Batch, number: int) -> None:
+    own = launch.measured(name)
+    seconds = launch.ask(name, "time", batch.size, batch.seconds, own.is_split(batch.size))
+    if seconds is None:
+        return
+    own.latency_ms[batch.size][0].append(round(1000 * seconds, 4))
+    if batch.size == 1 and (from_file := launch.ask(name, "from_file", number)) is not None:
+        own.from_file_ms = own.from_file_ms or [[]]
+        own.from_file_ms[0].append(round(1000 * from_file, 4))
+
+
 def _add(done: Recipes, launch: Recipes) -> None:
-    """Add what another launch gave; a recipe that no longer loads is unavailable from then on."""
+    """Add what another launch gave.
+
+    A recipe that no longer runs is unavailable from then on, and a batch size that no longer runs is left out: what is
+    kept of a size is of all launches.
+    """
     for name, new in launch.items():
         own = done[name].measured if name in done else None
         if not own or not new.measured:
@@ -225,5 +276,10 @@ def _add(done: Recipes, launch: Recipes) -> None:
             continue
         own.memory_bytes += new.measured.memory_bytes
         own.from_file_ms += new.measured.from_file_ms
+        own.unavailable_batches |= new.measured.unavailable_batches
+        first = len(own.memory_bytes) == 1
         for size, times in new.measured.latency_ms.items():
-            own.latency_ms[size] += times
+            if first or size in own.latency_ms:
+                own.latency_ms[size] = own.latency_ms.get(size, []) + times
+        for size in new.measured.unavailable_batches:
+            own.latency_ms.pop(size, None)

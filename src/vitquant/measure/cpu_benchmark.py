@@ -30,7 +30,7 @@ def run(
     rates, reason = register_rate.measure(threads)
     more: dict[str, Any] = {}
 
-    def finish(workers: benchmark.Workers, recipes: benchmark.Recipes) -> None:
+    def finish(workers: dict[str, Worker], recipes: benchmark.Recipes) -> None:
         found = benchmark.measured(recipes)
         more["allocator"] = next(iter(workers.values())).ask("allocator") if workers else None
         more.update(energy.measure(lambda: Rapl(powercap), workers, found, params.energy_seconds, min))

@@ -61,7 +61,7 @@ def run(
         paths = _build(fp32, prepared, params, Path(folder))
         monitor = nvml.Monitor()
 
-        def finish(workers: benchmark.Workers, recipes: benchmark.Recipes) -> None:
+        def finish(workers: dict[str, Worker], recipes: benchmark.Recipes) -> None:
             found = benchmark.measured(recipes)
             consumed.update(energy.measure(lambda: nvml.joules, workers, found, params.cuda.energy_seconds, max))
             for name, worker in tqdm(workers.items(), desc="benchmark: accuracy", unit="recipe"):
@@ -119,7 +119,7 @@ def _build(fp32: Path, prepared: Prepared, params: Params, folder: Path) -> list
     return [folder / name for name in params.cuda.recipes]
 
 
-def _copy_ms(workers: benchmark.Workers, recipes: dict[str, Measured]) -> dict[int, float]:
+def _copy_ms(workers: dict[str, Worker], recipes: dict[str, Measured]) -> dict[int, float]:
     """Milliseconds of copying a batch to the GPU, by its size, in the first process that runs such a batch."""
     able = {size: workers[name] for name in reversed(workers) for size in recipes[name].latency_ms}
     return {size: round(1000 * able[size].ask("copy", size), 5) for size in sorted(able)}

@@ -19,6 +19,7 @@ from vitquant.parallel import map_batches
 from vitquant.params import Benchmark, Evaluate
 from vitquant.results.benchmark import Memory
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")  # of a GPU, of PyTorch, and of C++
 MEMORY_PASSES = 3  # at batch 1, after which memory has settled
 LEAD_IN = 0.25  # of the time that a visit measures
 COPIES = 5  # of a batch, that are timed
@@ -100,7 +101,8 @@ class Session:
         except RuntimeError as error:
             return _out_of_memory(error)
         self._inputs[size] = inputs
-        return self._taken[split] + running.peak
+        others = sum(taken for way, taken in self._taken.items() if way != split)
+        return running.before + running.peak - self._loading.before - others
 
     def _loaded(self, split: bool) -> Predictor:
         if not split:
@@ -223,6 +225,6 @@ class Stopwatch:
 
 def _out_of_memory(error: RuntimeError) -> str:
     """What to report of an error that says that the GPU's memory is used up; any other is raised again."""
-    if "out of memory" not in str(error).lower():
+    if not any(words in str(error).lower() for words in OUT_OF_MEMORY):
         raise error
     return str(error).partition("\n")[0].partition(". GPU ")[0]

@@ -39,8 +39,9 @@ class Worker:
         remote.close()
 
     def send(self, value: Any) -> None:
-        """Hand a value to `serve`."""
-        self._connection.send(value)
+        """Hand a value to `serve`; where its process has died, `receive` says so."""
+        with contextlib.suppress(BrokenPipeError):
+            self._connection.send(value)
 
     def ask(self, *value: Any) -> Any:
         """Send a tuple and wait for the answer, as `receive` does."""
