@@ -1,8 +1,9 @@
 """Whether two runs of the same artifacts agree, as `vitquant diff` says it.
 
 Counts the speed-ups, of every recipe at every batch size, that differ between two runs by more than their interval. Of
-the same artifacts on the same machine about one in twenty may. A run is a findings.json or a commit; or, in the root of
-a repository where `make repro` has run, the benchmark runs twice here, so many minutes from start to start:
+the same artifacts on the same machine about one in twenty may. A run is a findings.json or a commit. In the root of a
+repository where `make repro` has run, it may be a benchmark.json of its artifacts, too, or the benchmark runs twice
+here, so many minutes from start to start:
 
     python benchmarks/two_runs.py before.json after.json
     python benchmarks/two_runs.py HEAD~1 HEAD
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from vitquant import params
+from vitquant import files, params
 from vitquant.analysis import store
 from vitquant.analysis.analyse import analyse
 from vitquant.analysis.compare import compare
@@ -34,7 +35,7 @@ DATA, RESULTS = Path("data/processed"), Path("results")
 @click.argument("after", required=False)
 @click.option("--measure", "minutes", type=click.FloatRange(min=0), help="Run the benchmark twice, so far apart.")
 def main(before: str | None, after: str | None, minutes: float | None) -> None:
-    """Compare the speed-ups of BEFORE and AFTER, findings.json files or commits, or of two runs made now."""
+    """Compare the speed-ups of BEFORE and AFTER, each a findings.json, benchmark.json or commit, or of two runs now."""
     try:
         judge(before, after, minutes)
     except VitquantError as error:
@@ -56,8 +57,12 @@ def judge(before: str | None, after: str | None, minutes: float | None) -> None:
 
 
 def read(name: str) -> Study:
-    """The study in a findings.json, or of a commit."""
-    return store.read(Path(name)).study if Path(name).is_file() else store.at(name)
+    """The study in a findings.json, from a benchmark.json, or of a commit."""
+    path = Path(name)
+    if not path.is_file():
+        return store.at(name)
+    content = files.read_json(path)
+    return study(path) if isinstance(content, dict) and "conditions" in content else store.read(path).study
 
 
 def measured(minutes: float) -> tuple[Study, Study]:
@@ -80,8 +85,7 @@ def benchmark(out: Path) -> None:
 
 def study(samples: Path) -> Study:
     """What the report would find if these were the benchmark's samples."""
-    nothing = samples.with_suffix(".none")  # neither a profile nor GPUs
-    inputs = Inputs(DATA, RESULTS / "accuracy", RESULTS / "predictions", samples, nothing, nothing)
+    inputs = Inputs(DATA, RESULTS / "accuracy", RESULTS / "predictions", samples)
     study_params = params.load(Path("params.yaml"))
     return analyse(load(study_params, inputs)).study
 

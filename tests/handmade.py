@@ -316,6 +316,7 @@ def gpu_study(device: str = "NVIDIA H200", facts: Facts = SEEDS) -> GpuStudy:
         study=facts,
         environment=ENVIRONMENT.model_copy(update={"gpu": device, "driver": "570.1", "git_commit": "c" * 40}),
         conditions=[CONDITIONS],
+        idle_w=70.0,
         copy_ms={1: 0.1, 128: 5.0},
         products_per_image=2_000_000_000,
         recipes={

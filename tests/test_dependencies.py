@@ -95,7 +95,8 @@ LAYERS = (  # none imports one of an earlier row
     ("models", "inputs"),
     ("results", "parallel"),
     ("data", "artifact"),
-    ("images", "params", "traits", "wheels", "downloads", "files", "cpu", "pool"),
+    ("images", "params", "traits", "wheels", "downloads", "yaml_files", "files", "cpu", "pool"),
+    ("validation",),
     ("urls", "zips"),
     ("errors",),
 )

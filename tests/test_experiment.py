@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitquant import experiment, params
+from vitquant import experiment, params, yaml_files
 from vitquant.errors import VitquantError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,12 +22,12 @@ def test_a_study_replaces_whole_sections() -> None:
 def test_any_section_and_value_comes_through(tmp_path: Path) -> None:
     odd = {"method": "m", "ü 🙂": ["\t", "\\", "yes", "1e-5", "a: b # c", "{x}", "'\"", "", None, True, 1e-05, 2**40]}
     sections = {"recipes": {"fp32": odd}, "cuda": {}, "benchmark": [1]}
-    params.write_yaml(tmp_path / "study.yaml", sections)
+    yaml_files.write(tmp_path / "study.yaml", sections)
     merged = experiment.merge(tmp_path / "study.yaml", REPOSITORY / "params.yaml", ("recipes.fp32.method=[1e-5, ü]",))
     assert merged["recipes"] == {"fp32": odd | {"method": [1e-5, "ü"]}}
     assert merged["cuda"] == {}
-    params.write_yaml(tmp_path / "merged.yaml", merged)
-    assert params.read_yaml(tmp_path / "merged.yaml") == merged
+    yaml_files.write(tmp_path / "merged.yaml", merged)
+    assert yaml_files.read(tmp_path / "merged.yaml") == merged
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitquant import artifact, experiment, files, params, recipes
+from vitquant import artifact, experiment, files, params, recipes, yaml_files
 from vitquant.cli import main
 from vitquant.errors import VitquantError, printable
 from vitquant.images import Preprocessing
@@ -140,10 +140,10 @@ def test_results(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) 
 @given(data=st.data())
 def test_studies(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     study = tmp_path_factory.getbasetemp() / "study.yaml"
-    content = params.read_yaml(REPOSITORY / "params.yaml")
+    content = yaml_files.read(REPOSITORY / "params.yaml")
     with one_line():
         with contextlib.suppress(ValueError):  # of the dumper, for text that YAML cannot hold
-            params.write_yaml(study, data.draw(altered(content)))
+            yaml_files.write(study, data.draw(altered(content)))
         params.validate(experiment.merge(study, REPOSITORY / "params.yaml", ()), study)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import mini_study
 
-from vitquant import params
+from vitquant import params, yaml_files
 from vitquant.errors import VitquantError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ def test_a_missing_file_and_broken_yaml(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes("study: grün".encode("latin-1"))
     with pytest.raises(VitquantError, match="params.yaml is not UTF-8 .at byte 9.: save it as UTF-8"):
-        params.read_yaml(tmp_path / "params.yaml")
+        yaml_files.read(tmp_path / "params.yaml")
 
 
 DOUBLES = "a: &a [x, x]\n" + "".join(f"{new}: &{new} [*{old}, *{old}]\n" for old, new in pairwise("abcdefgh"))

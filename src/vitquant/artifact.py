@@ -21,8 +21,8 @@ from torch import Tensor
 from vitquant import files
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.images import ImageSource, Preprocessing
-from vitquant.params import describe
 from vitquant.traits import Traits
+from vitquant.validation import describe
 
 SPEC_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"

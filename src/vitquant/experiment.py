@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vitquant import files, inputs, params, recipes
+from vitquant import files, inputs, params, recipes, yaml_files
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
 from vitquant.models.vit import preprocessing
@@ -51,7 +51,7 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     for key, url in _urls(wanted).items():
         check_reachable(url, key)  # now, not in the middle of a run
     with _copy() as copy:
-        params.write_yaml(copy / default.name, merged)
+        yaml_files.write(copy / default.name, merged)
         environment = os.environ | {"VITQUANT_CACHE": str(files.cache_root())}  # which may be relative to here
         if subprocess.run(["dvc", "exp", "run", "--name", name], cwd=copy, env=environment, check=False).returncode:
             raise VitquantError(
@@ -79,7 +79,7 @@ def merge(study: Path, default: Path, changes: tuple[str, ...]) -> dict[str, Any
             section = section.get(parent) if isinstance(section, dict) else None
         if not equals or not key or not isinstance(section, dict):
             raise VitquantError(f"--set {shown(change)}: give a key of params.yaml and its value, as in data.crop=224")
-        section[key] = params.parse_yaml(value, f"--set {change}")
+        section[key] = yaml_files.parse(value, f"--set {change}")
     for name in ("data", "model"):
         section = merged.get(name)
         if isinstance(section, dict) and isinstance(section.get("path"), str):
@@ -88,7 +88,7 @@ def merge(study: Path, default: Path, changes: tuple[str, ...]) -> dict[str, Any
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = params.read_yaml(path)
+    content = yaml_files.read(path)
     if not isinstance(content, dict):
         raise VitquantError(f"{path} must hold sections of params.yaml, such as model and data")
     return content

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitquant import files
+from vitquant import files, yaml_files
 from vitquant.data import folder
 from vitquant.errors import VitquantError
-from vitquant.params import FileModel, FolderData, Params, read_yaml
+from vitquant.params import FileModel, FolderData, Params
 
 CHEAP = 100_000_000  # bytes that are read whole; of more, sizes and modification times are compared
 
@@ -83,7 +83,7 @@ def _state(key: str, path: Path) -> dict[str, Any]:
 
 def _outputs(pipeline: Path) -> Iterator[str]:
     """The paths that the stages write, up to the first that a recipe's name would fill in."""
-    stages = read_yaml(pipeline)["stages"].values()
+    stages = yaml_files.read(pipeline)["stages"].values()
     for stage in [stage.get("do", stage) for stage in stages]:
         for output in [*stage.get("outs", []), *stage.get("metrics", [])]:
             path = output if isinstance(output, str) else next(iter(output))

@@ -14,13 +14,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
-from vitquant import files
+from vitquant import yaml_files
 from vitquant.errors import VitquantError
 from vitquant.urls import shown
+from vitquant.validation import describe
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -30,13 +28,8 @@ Pixels = PositiveInt | Literal["auto"]
 RecipeName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Megapixels = Annotated[float, Field(gt=0, le=178)]  # beyond which Pillow refuses itself
-SHOWN = 5  # problems in one line
 BASELINE = "fp32"  # the recipe of every difference and ratio
 SEED_RECIPE = "dynamic-int8"  # the seed report's, by which its claims are judged
-
-
-DEEPEST = 20  # levels of a YAML file; a study has six
-LONGEST = 3500  # characters of a value in it: whatever is written, a number then has fewer digits than Python prints
 
 
 class Section(BaseModel):
@@ -187,13 +180,13 @@ class Batch(Section):
 class Benchmark(Section):
     """How latency is measured."""
 
-    launches: PositiveInt
+    launches: Annotated[int, Field(ge=1, le=100)]
     max_busy_pct: Annotated[float, Field(gt=0, le=100)]
-    max_repeats: Annotated[int, Field(ge=0)]
-    warmup: PositiveInt
+    max_repeats: Annotated[int, Field(ge=0, le=100)]
+    warmup: Annotated[int, Field(ge=1, le=1000)]
     batches: Annotated[list[Batch], Field(min_length=1)]
     seed: Seed
-    energy_seconds: PositiveFloat
+    energy_seconds: Annotated[float, Field(gt=0, le=600)]
 
     @field_validator("batches")
     @classmethod
@@ -207,7 +200,14 @@ class Benchmark(Section):
 class CpuBenchmark(Benchmark):
     """What is measured on the CPU besides."""
 
-    tail_passes: Annotated[int, Field(ge=100)]
+    tail_passes: Annotated[int, Field(ge=100, le=1_000_000)]
+
+    @field_validator("batches")
+    @classmethod
+    def _of_one_pass(cls, batches: list[Batch]) -> list[Batch]:
+        if any(batch.seconds for batch in batches):
+            raise ValueError("seconds is for GPUs: on the CPU a round is one pass")
+        return batches
 
 
 class Cuda(Benchmark):
@@ -258,99 +258,13 @@ class Params(Section):
         return recipes
 
 
-def describe(error: ValidationError, content: Any) -> str:
-    """A pydantic error over `content` as one line: `key: what is wrong (got value)`, joined by semicolons."""
-    problems: dict[str, list[str]] = {}
-    got: dict[str, str] = {}
-    for item in error.errors():
-        place = _place(item["loc"], content, item["type"] == "missing")
-        message = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"])
-        problems.setdefault(place, []).append(message or item["msg"].removeprefix("Value error, ")[:300])
-        if not message and not isinstance(item["input"], dict):
-            got[place] = shown(f" (got {item['input']!r})")[:200]
-    lines = [f"{place}: {', or '.join(messages)}{got.get(place, '')}" for place, messages in problems.items()]
-    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return "; ".join(line.removeprefix(": ") for line in lines[:SHOWN]) + more
-
-
-def _place(location: tuple[int | str, ...], content: Any, missing: bool) -> str:
-    """The key that a location means; pydantic's names for the branches of a union are left out."""
-    keys = []
-    for index, part in enumerate(location):
-        is_item = isinstance(content, list) and isinstance(part, int) and part < len(content)
-        if is_item or (isinstance(content, dict) and part in content):
-            content = content[part]
-            keys.append(str(part))
-        elif missing and index == len(location) - 1:
-            keys.append(str(part))
-    return ".".join(keys)
-
-
 def load(path: Path) -> Params:
     """Read and validate params.yaml.
 
     Raises:
         VitquantError: missing, not YAML, or a key or value that the study cannot have.
     """
-    return validate(read_yaml(path), path)
-
-
-def read_yaml(path: Path) -> Any:
-    """The parsed content of a YAML file.
-
-    Raises:
-        VitquantError: missing, not UTF-8, or not YAML.
-    """
-    try:
-        return parse_yaml(path.read_text("utf-8"), str(path))
-    except FileNotFoundError:
-        raise VitquantError(f"{path} is missing: run in the repository's root, or name another file") from None
-    except UnicodeDecodeError as error:
-        raise VitquantError(f"{path} is not UTF-8 (at byte {error.start}): save it as UTF-8") from None
-
-
-def parse_yaml(text: str, name: str) -> Any:
-    """YAML's content, as DVC reads it: version 1.2, where 1e-5 is a number.
-
-    Raises:
-        VitquantError: `name` is not YAML, or has aliases, of which a few lines can stand for billions of values, or is
-            deeper or has longer values than any study.
-    """
-    name = shown(name)
-    try:
-        _check_plain(text, name)
-        return _yaml().load(text)
-    except MarkedYAMLError as error:
-        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise VitquantError(f"{name} is not valid YAML: {place}{error.problem}") from None
-    except (YAMLError, ValueError) as error:
-        raise VitquantError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _check_plain(text: str, name: str) -> None:
-    """See that YAML is no larger than it looks, and no deeper than what reads it can go, before it is made values."""
-    depth = 0
-    for event in _yaml().parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        place = f"{name}: line {event.start_mark.line + 1}"
-        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            raise VitquantError(f"{place}: anchors and aliases (&, *) are not taken: write the value out")
-        if depth > DEEPEST:
-            raise VitquantError(f"{place}: nested more than {DEEPEST} levels deep: a study's keys are not")
-        if isinstance(event, ScalarEvent) and len(event.value) > LONGEST:
-            raise VitquantError(f"{place}: a value of {len(event.value)} characters: shorten it to {LONGEST}")
-
-
-def write_yaml(path: Path, content: Any) -> None:
-    """Write what `read_yaml` reads as the same."""
-    parser = _yaml()
-    parser.default_flow_style = False
-    with files.atomic(path) as partial, partial.open("w", encoding="utf-8") as stream:
-        parser.dump(content, stream)
-
-
-def _yaml() -> YAML:
-    return YAML(typ="safe", pure=True)
+    return validate(yaml_files.read(path), path)
 
 
 def validate(content: Any, path: Path) -> Params:

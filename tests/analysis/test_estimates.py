@@ -227,7 +227,7 @@ def test_the_study_of_the_stages(params: Params, inputs: Inputs) -> None:
 
 def test_the_same_samples_give_the_same_estimates_on_a_gpu(params: Params, inputs: Inputs) -> None:
     benchmark = form.read(inputs.benchmark, Benchmark)
-    on_gpu = handmade.gpu_study().model_copy(update={"recipes": benchmark.recipes})
+    on_gpu = handmade.gpu_study().model_copy(update={"recipes": benchmark.recipes, "conditions": benchmark.conditions})
     handmade.write_gpu(inputs.cuda, on_gpu)
     found = analyse(load(params, inputs))
     [device] = found.gpus
@@ -283,7 +283,8 @@ def test_what_the_stages_could_not_measure_is_absent_and_has_its_reason(params: 
     changed = handmade.benchmark()
     fp32, int8 = changed.recipes["fp32"].measured, changed.recipes["dynamic-int8"]
     assert fp32
-    fp32.slow = "too slow here"
+    fp32.slow, fp32.memory_bytes, fp32.from_file_ms = "too slow here", fp32.memory_bytes[:1], fp32.from_file_ms[:1]
+    fp32.latency_ms = {1: fp32.latency_ms[1][:1]}
     int8.measured, int8.unavailable = None, "no VNNI"
     form.write(inputs.benchmark, changed)
     recipes = analyse(load(params, inputs)).study.recipes

@@ -54,6 +54,7 @@ EVERY_KIND = {
                 conditions=[CONDITIONS],
                 repeated=[CONDITIONS],
                 copy_ms={1: 0.5},
+                idle_w=0.5,
                 products_per_image=10,
                 recipes={
                     "bf16": Benchmarked(
@@ -163,6 +164,11 @@ def test_another_version_is_refused(tmp_path: Path, content: object, message: st
         ("recipes/fp32/measured/latency_ms/8", [[1.0, -1.0]], "recipes.fp32.measured.latency_ms.8.0.1: Input"),
         ("recipes/fp32/measured/latency_ms/8", [[1.0]], "recipes.fp32.measured.latency_ms.8.0: List should have"),
         ("recipes/fp32/measured/latency_ms/0", [[1.0, 1.0]], "recipes.fp32.measured.latency_ms.0: Input should be"),
+        ("recipes/fp32/measured/trials", {"1": {"whole_ms": 1.0, "split_ms": 1.0}}, "recipes.fp32.measured.trials: "),
+        ("recipes/fp32/measured/memory_bytes", [{"model": 1, "load_peak": 1}] * 9, "recipes.fp32.measured: latency_ms"),
+        ("recipes/fp32/measured/from_file_ms", [[1.0] * 99], "recipes.fp32.measured: "),
+        ("recipes/fp32/measured/energy_mj", {"1": 1.0}, "recipes.fp32 has energy_mj, but there is no idle_w to take"),
+        ("recipes/fp32/measured/slow", "too slow", "recipes.fp32 is of 2 launches, and not of 1"),
         ("conditions/0/steal_pct", float("nan"), "conditions.0.steal_pct: Input should be a finite number (got nan)"),
         ("conditions/0/seconds", float("inf"), "conditions.0.seconds: Input should be a finite number (got inf)"),
     ],

@@ -12,12 +12,13 @@ import pytest
 from conftest import write_study_of_fp32
 
 from vitquant import artifact
+from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.measure import benchmark, cpu_benchmark, memory
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
-from vitquant.results.benchmark import Benchmarked, Measured
+from vitquant.results.benchmark import Benchmarked, Measured, Memory
 from vitquant.traits import FP32
 
 PARAMS = Benchmark(
@@ -64,7 +65,7 @@ def rounds(measured: Measured) -> dict[int, list[int]]:
 
 
 def test_a_batch_is_timed_the_faster_way_of_two(fp32: Path, prepared: Prepared) -> None:
-    """Both are tried in the first launch where every core can have an image, and the others do as it found."""
+    """Both are tried in a launch before the others where every core can have an image, and those do as it found."""
     result = benchmark.measured(cpu_benchmark.run([fp32], prepared.path, PARAMS, threads=2, max_slowdown=1e9).recipes)
     measured = result[fp32.name]
     assert measured.trials.keys() == {30}
@@ -101,7 +102,7 @@ def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path
     for path in paths:
         shutil.copytree(fp32, path)
     result = benchmark.measured(cpu_benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9).recipes)
-    assert rounds(result["other"]) == {1: [benchmark.TRIALS]}
+    assert rounds(result["other"]) == {1: [benchmark.TRIALS]}  # of the first launch, beside the baseline's
     assert rounds(result["fp32"]) == {1: [4, 4], 30: [2, 2]}
     assert len(result["other"].memory_bytes) == 1
     assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (result["other"].slow or "")
@@ -113,6 +114,56 @@ def test_a_damaged_artifact_ends_the_benchmark(fp32: Path, prepared: Prepared, t
     (tmp_path / "bad/model.safetensors").write_bytes(b"")
     with pytest.raises(VitquantError, match="has 0 bytes"):
         cpu_benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
+
+
+@pytest.mark.parametrize("victim", ["other", "fp32"])
+def test_a_process_that_dies_in_a_launch_ends_its_recipe_or_the_baseline_all(
+    fp32: Path, prepared: Prepared, tmp_path: Path, victim: str
+) -> None:
+    paths = [tmp_path / "fp32", tmp_path / "other"]
+    for path in paths:
+        shutil.copytree(fp32, path)
+
+    def kill() -> None:
+        workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        by_age = sorted(workers, key=psutil.Process.create_time)
+        if len(by_age) == len(paths):
+            by_age[[path.name for path in paths].index(victim)].kill()
+
+    def run() -> benchmark.Recipes:
+        return benchmark.run(paths, prepared.path, PARAMS, 1, CPU, between=kill).recipes
+
+    if victim == "fp32":
+        with pytest.raises(VitquantError, match="fp32, the baseline of every ratio, could not be measured: its proc"):
+            run()
+        return
+    recipes = run()
+    assert recipes["other"] == Benchmarked(traits=FP32, unavailable="its process died with exit code -9")
+    left = recipes["fp32"].measured
+    assert left
+    assert rounds(left) == {1: [4, 4], 30: [2, 2]}
+
+
+def test_a_batch_size_that_fails_in_a_later_launch_is_left_out_of_all() -> None:
+    def launch(sizes: list[int], failed: dict[int, str]) -> benchmark.Recipes:
+        own = Measured(
+            artifact_sha256="ab" * 32,
+            size_bytes=1,
+            memory_bytes=[Memory(model=1, load_peak=1)],
+            latency_ms={size: [[1.0, 2.0]] for size in sizes},
+            unavailable_batches=failed,
+        )
+        return {"own": Benchmarked(traits=FP32, measured=own)}
+
+    done = launch([1, 30], {})
+    benchmark.add(done, launch([1], {30: "out of memory"}))
+    benchmark.add(done, launch([1, 30], {}))
+    own = done["own"].measured
+    assert own
+    assert rounds(own) == {1: [2, 2, 2]}
+    assert own.unavailable_batches == {30: "out of memory"}
+    benchmark.add(done, {"own": Benchmarked(traits=FP32, unavailable="it died")})
+    assert done["own"] == Benchmarked(traits=FP32, unavailable="it died")
 
 
 def _die(connection: object) -> None:

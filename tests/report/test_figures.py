@@ -138,9 +138,12 @@ def benchmark(found: Study) -> Benchmark:
     for name, recipe in found.recipes.items():
         passes = {size: [(speed.p50_ms * spread).tolist()] for size, speed in recipe.speeds.items()}
         recipes[name] = Benchmarked(
-            traits=recipe.traits, measured=any_measured.model_copy(update={"latency_ms": passes})
+            traits=recipe.traits,
+            measured=any_measured.model_copy(
+                update={"latency_ms": passes, "from_file_ms": [], "memory_bytes": any_measured.memory_bytes[:1]}
+            ),
         )
-    return content.model_copy(update={"recipes": recipes})
+    return content.model_copy(update={"recipes": recipes, "conditions": content.conditions[:1]})
 
 
 def details(classes: int) -> Details:

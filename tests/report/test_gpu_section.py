@@ -161,16 +161,19 @@ def test_every_verdict_names_its_pytorch(params: Params, inputs: load.Inputs, gp
 def test_energy_and_copies_are_told_where_they_were_measured(
     params: Params, inputs: load.Inputs, gpu: GpuStudy
 ) -> None:
+    measured = [recipe.measured for recipe in gpu.recipes.values() if recipe.measured]
+    for own in measured:
+        own.energy_mj = {}
     gpu.copy_ms, gpu.idle_w, gpu.unavailable_energy = {}, None, None
     text = section(params, inputs, gpu)
     assert "Inputs are on the GPU already" not in text
     assert "Energy was" not in text
-    gpu.copy_ms, gpu.idle_w = {128: 1.4449, 1: 0.03124}, 97.25
+    gpu.copy_ms, gpu.idle_w, measured[0].energy_mj = {128: 1.4449, 1: 0.03124}, 97.25, {128: 55.5}
     text = section(params, inputs, gpu)
     copies = "copying them there from pinned memory takes 0.0312 ms at batch 1 and 1.44 ms at batch 128, which is not"
     assert f"Inputs are on the GPU already: {copies} counted." in text
     assert "Energy was measured at batch 128, and is less the 97.2 W that are taken when nothing runs." in text
-    gpu.idle_w, gpu.unavailable_energy = None, "NVML does not | say"
+    gpu.idle_w, gpu.unavailable_energy, measured[0].energy_mj = None, "NVML does not | say", {}
     assert "Energy was not measured: NVML does not \\| say." in section(params, inputs, gpu)
 
 

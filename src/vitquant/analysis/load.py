@@ -32,7 +32,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the stages before left their results; of the last three there may be none."""
+    """Where the stages before left their results; of the last four there may be none."""
 
     data: Path
     accuracy: Path

@@ -16,7 +16,7 @@ EXACT = 1.0  # percentage points that a change without an interval may be off
 WIDEST_CHANGE = 10.0  # percentage points, of an interval that confirms a relative change
 WIDEST_DIFFERENCE = 1.0  # pp, of an interval that confirms a difference in accuracy
 WIDEST_ACCURACY = 5.0  # percentage points, of an interval that confirms an accuracy
-STEADY_CV = 5.0  # percent
+STEADY_PCT = 5.0  # percent
 FEWEST_CLASSES = 25  # of which a top-5 says something
 
 Verdict = tuple[str, str]
@@ -157,12 +157,12 @@ def within_budget(claim: Claim, measured: Measured | None, findings: Findings) -
 
 
 def steady(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
-    """The coefficient of variation is small."""
+    """The spread from launch to launch is small."""
     if measured is None:
         return UNMEASURED, f"`{SEED_RECIPE}` was not timed"
-    kept = isinstance(measured.value, float) and measured.value <= STEADY_CV
+    kept = isinstance(measured.value, float) and measured.value <= STEADY_PCT
     return REPRODUCED if kept else MISSED, (
-        f"{'at most' if kept else 'more than'} {STEADY_CV:g} %; no number was claimed"
+        f"{'at most' if kept else 'more than'} {STEADY_PCT:g} %; no number was claimed"
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from vitquant.analysis.columns import interval_key
 from vitquant.analysis.findings import Study
 from vitquant.errors import VitquantError
-from vitquant.params import describe
+from vitquant.validation import describe
 
 BATCHES = re.compile("latency_b([0-9]{1,9})_ms_p50")
 UNITS = {"pct": "%", "pp": "pp", "x": "×", "ms": "ms"}

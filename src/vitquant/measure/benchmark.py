@@ -6,6 +6,7 @@ recipe, so that the ratio of two recipes within a round is steadier than either 
 rounds of one: where memory lies, what the machine does besides (Kalibera & Jones 2013).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from vitquant.params import BASELINE, Batch, Benchmark
 from vitquant.results.benchmark import Benchmarked, Measured, Trial
 from vitquant.results.environment import Conditions
 
+AT_ONCE = 2  # processes that load on the CPU; Python imports on one core each
 TRIALS = 2  # of each way to run a batch, before anything is counted; and rounds of what they show to be far too slow
 Recipes = dict[str, Benchmarked]
 
@@ -133,7 +135,7 @@ def run(
             conditions = watch.conditions()
             if is_quiet(conditions):
                 done.conditions.append(conditions)
-                _add(done.recipes, launch.recipes)
+                add(done.recipes, launch.recipes)
                 if len(done.conditions) == params.launches:
                     finish(launch.workers, done.recipes)
     return done
@@ -149,7 +151,7 @@ def _left(artifacts: Sequence[Path], recipes: Recipes) -> list[Path]:
     ended = {
         name
         for name, recipe in recipes.items()
-        if not recipe.measured or (recipe.measured.slow and recipe.measured.latency_ms)
+        if not recipe.measured or (recipe.measured.slow and recipe.measured.memory_bytes)
     }
     return [artifact for artifact in artifacts if artifact.name not in ended]
 
@@ -160,21 +162,18 @@ def _started(
 ) -> Iterator[Launch]:
     """A process for every artifact that can run here.
 
-    On the CPU one process loads after another; on a GPU, where loading means minutes of compiling for each batch size,
-    all at once, and every size is warmed up.
+    On the CPU a few load at once; on a GPU all do, where loading means minutes of compiling for each batch size, and
+    every size is warmed up.
     """
-    launch = Launch(name)
+    launch, waiting = Launch(name), iter(artifacts)
 
-    def start(artifact: Path) -> None:
-        launch.workers[artifact.name] = Worker(session.serve, artifact, data, params, threads, device)
+    def start(count: int) -> None:
+        for artifact in itertools.islice(waiting, count):
+            launch.workers[artifact.name] = Worker(session.serve, artifact, data, params, threads, device)
 
     try:
-        if device.type != "cpu":
-            for artifact in artifacts:
-                start(artifact)
+        start(AT_ONCE if device.type == "cpu" else len(artifacts))
         for artifact in tqdm(artifacts, desc=f"{name}: load", unit="recipe"):
-            if artifact.name not in launch.workers:
-                start(artifact)
             opened = open_artifact(artifact)
             recipe = launch.recipes[artifact.name] = Benchmarked(traits=opened.spec.traits)
             try:
@@ -182,6 +181,8 @@ def _started(
             except UnsupportedError as reason:
                 launch.end(artifact.name, str(reason))
                 continue
+            finally:
+                start(1)
             recipe.measured = Measured(
                 artifact_sha256=opened.sha256, size_bytes=opened.size_bytes, memory_bytes=[memory]
             )
@@ -197,25 +198,31 @@ def _try(launch: Launch, params: Benchmark, threads: int, max_slowdown: float) -
         own.memory_bytes = []
     for size in [batch.size for batch in params.batches]:
         ways = [False, True] if 1 < threads <= size else [False]
-        milliseconds: dict[str, float] = {}
+        fastest: dict[str, float] = {}
         for name in list(launch.workers):
-            if launch.measured(name).slow:
-                continue
-            answers = [launch.ask(name, "warm_up", size, params.warmup, split) for split in ways]
-            times = {split: [launch.ask(name, "time", size, 0, split) for _ in range(TRIALS)] for split in ways}
-            if None in answers or name not in launch.workers:
-                continue
-            own = launch.measured(name)
-            if reason := next((answer for answer in answers if isinstance(answer, str)), None):
-                own.unavailable_batches[size] = reason
-                continue
-            medians = {split: round(1000 * float(np.median(each)), 4) for split, each in times.items()}
-            if len(ways) > 1:
-                own.trials[size] = Trial(whole_ms=medians[False], split_ms=medians[True])
-            milliseconds[name] = min(medians.values())
-        for name, taken in milliseconds.items():
-            if name != BASELINE and taken > max_slowdown * milliseconds.get(BASELINE, math.inf):
-                launch.measured(name).slow = slowness.describe(taken / milliseconds[BASELINE], max_slowdown)
+            if not launch.measured(name).slow and (tried := _trial(launch, name, size, ways, params.warmup)):
+                fastest[name] = min(tried.values())
+                if len(ways) > 1:
+                    launch.measured(name).trials[size] = Trial(whole_ms=tried[False], split_ms=tried[True])
+        for name, taken in fastest.items():
+            if name != BASELINE and taken > max_slowdown * fastest.get(BASELINE, math.inf):
+                launch.measured(name).slow = slowness.describe(taken / fastest[BASELINE], max_slowdown)
+
+
+def _trial(launch: Launch, name: str, size: int, ways: list[bool], passes: int) -> dict[bool, float]:
+    """Median milliseconds of a batch, by whether it is split over the cores; nothing where it cannot be run."""
+    for split in ways:
+        answer = launch.ask(name, "warm_up", size, passes, split)
+        if isinstance(answer, str):
+            launch.measured(name).unavailable_batches[size] = answer
+        if not isinstance(answer, int):
+            return {}
+    times: dict[bool, list[float]] = {split: [] for split in ways}
+    for split in ways * TRIALS:
+        if (seconds := launch.ask(name, "time", size, 0, split)) is None:
+            return {}
+        times[split].append(1000 * seconds)
+    return {split: round(float(np.median(each)), 4) for split, each in times.items()}
 
 
 def _warm_up(launch: Launch, before: Recipes, params: Benchmark) -> None:
@@ -263,7 +270,7 @@ def _visit(launch: Launch, name: str, batch: Batch, number: int) -> None:
         own.from_file_ms[0].append(round(1000 * from_file, 4))
 
 
-def _add(done: Recipes, launch: Recipes) -> None:
+def add(done: Recipes, launch: Recipes) -> None:
     """Add what another launch gave.
 
     A recipe that no longer runs is unavailable from then on, and a batch size that no longer runs is left out: what is
@@ -283,3 +290,5 @@ def _add(done: Recipes, launch: Recipes) -> None:
                 own.latency_ms[size] = own.latency_ms.get(size, []) + times
         for size in new.measured.unavailable_batches:
             own.latency_ms.pop(size, None)
+        if 1 not in own.latency_ms:
+            own.from_file_ms = []

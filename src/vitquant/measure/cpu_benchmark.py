@@ -10,6 +10,7 @@ from vitquant.artifact import CPU, open_artifact
 from vitquant.measure import benchmark, energy, environment, register_rate
 from vitquant.measure.products import linear_products
 from vitquant.measure.rapl import POWERCAP, Rapl
+from vitquant.measure.worker import Worker
 from vitquant.params import Benchmark
 from vitquant.results import benchmark as results
 

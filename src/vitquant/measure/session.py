@@ -35,7 +35,7 @@ def serve(
     recipes.preload(open_artifact(artifact).spec.method)
     if device.type == "cpu":
         memory.map_libraries()
-    session = Session(artifact, Prepared(data), device)
+    session = Session(artifact, Prepared(data), device, most=max(batch.size for batch in params.batches))
     if device.type != "cpu":
         for batch in params.batches:
             session.warm_up(batch.size, params.warmup, split=False)
@@ -46,15 +46,20 @@ def serve(
 
 
 class Session:
-    """One loaded artifact, in its own process."""
+    """One loaded artifact, in its own process.
 
-    def __init__(self, artifact: Path, prepared: Prepared, device: torch.device) -> None:
+    Args:
+        most: images in the largest batch.
+    """
+
+    def __init__(self, artifact: Path, prepared: Prepared, device: torch.device, most: int) -> None:
         self._artifact, self._device = artifact, device
         self._images, self._files = prepared.images("val"), prepared.files()
+        self._first = np.array(self._images[:most])  # in memory now, and not as a batch's
         self._inputs: dict[int, Tensor] = {}
         self._split: Predictor | None = None
         self._warm: dict[tuple[int, bool], int | str] = {}
-        image = np.array(self._images[:1])
+        image = self._first[:1]
         if device.type == "cuda":
             torch.cuda.init()
         with memory.growth(device) as loading:
@@ -84,8 +89,8 @@ class Session:
             split: over the cores, a part of the batch on each; else a whole batch on all of them.
 
         Returns:
-            The process's growth to its highest meanwhile, in bytes, as if it had loaded the artifact for this way
-            alone; or why such a batch cannot be run.
+            The process's growth to its highest meanwhile, in bytes, from before it loaded the artifact, as if for this
+            way alone, and without the batches themselves; or why such a batch cannot be run.
         """
         if (size, split) not in self._warm:
             self._warm[size, split] = self._first_passes(size, passes, split)
@@ -94,15 +99,16 @@ class Session:
     def _first_passes(self, size: int, passes: int, split: bool) -> int | str:
         try:
             predictor = self._loaded(split)
-            inputs = predictor.preprocess(self._images[np.arange(size) % len(self._images)])
+            inputs = predictor.preprocess(self._first[np.arange(size) % len(self._first)])
             with memory.growth(self._device) as running:
                 for _ in range(passes):
                     predictor.forward(inputs)
         except RuntimeError as error:
             return _out_of_memory(error)
         self._inputs[size] = inputs
-        others = sum(taken for way, taken in self._taken.items() if way != split)
-        return running.before + running.peak - self._loading.before - others
+        no_part = sum(each.nbytes for each in self._inputs.values())
+        no_part += sum(taken for way, taken in self._taken.items() if way != split)
+        return running.before + running.peak - self._loading.before - no_part
 
     def _loaded(self, split: bool) -> Predictor:
         if not split:
@@ -110,7 +116,7 @@ class Session:
         if not self._split:
             with memory.growth(self._device) as loading:
                 self._split = recipes.load(self._artifact, self._device, split=True)
-                self._split.forward(self._split.preprocess(np.array(self._images[:1])))
+                self._split.forward(self._split.preprocess(self._first[:1]))
             self._taken[True] = memory.growth_since(loading, self._device)
         return self._split
 

@@ -36,8 +36,9 @@ from torch import Tensor
 from vitquant import artifact, pool
 from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe, describe
+from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
 from vitquant.traits import FP32
+from vitquant.validation import describe
 
 
 def method(name: str) -> ModuleType:

@@ -153,7 +153,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "widest_difference": f"{rules.WIDEST_DIFFERENCE:g}",
         "widest_accuracy": f"{rules.WIDEST_ACCURACY:g}",
         "exact": f"{rules.EXACT:g}",
-        "steady": f"{rules.STEADY_CV:g}",
+        "steady": f"{rules.STEADY_PCT:g}",
         "checkout": _hexadecimal(commit.partition("+")[0]),
         "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",
     }

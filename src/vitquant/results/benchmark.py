@@ -2,7 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from vitquant.results.environment import Conditions, Environment
 from vitquant.results.form import Form, ResultFile, Sha256
@@ -55,7 +63,7 @@ class Measured(Form):
     unavailable_batches: dict[BatchSize, str] = {}
     """Batch size to why it cannot be run."""
     slow: str | None = None
-    """Why it was timed in the first rounds of the first launch only."""
+    """Why it was timed in the first rounds of the first launch only, at the first batch size."""
     process_memory_bytes: NonNegativeInt | None = None
     """On a GPU: of the whole process, where NVML tells it."""
     energy_mj: dict[BatchSize, PositiveFloat] = {}
@@ -64,6 +72,22 @@ class Measured(Form):
     """On a GPU: of the validation images' logits, float32 (N, C), which lie beside the file."""
     unavailable_accuracy: str | None = None
     """On a GPU: why there are none."""
+
+    @field_validator("trials")
+    @classmethod
+    def _of_several_images(cls, trials: dict[BatchSize, Trial]) -> dict[BatchSize, Trial]:
+        if 1 in trials:
+            raise ValueError("one image cannot be split over the cores")
+        return trials
+
+    @model_validator(mode="after")
+    def _equal_rounds(self) -> "Measured":
+        launches = [*self.latency_ms.values(), *([self.from_file_ms] if self.from_file_ms else [])]
+        if any(len(each) != len(self.memory_bytes) for each in launches):
+            raise ValueError("latency_ms, from_file_ms and memory_bytes are of different numbers of launches")
+        if self.from_file_ms and rounds(self.from_file_ms) != rounds(self.latency_ms.get(1, [])):
+            raise ValueError("from_file_ms has other rounds than latency_ms at batch 1")
+        return self
 
     def is_split(self, size: int) -> bool:
         """Whether batches of that size were timed split over the cores."""
@@ -96,6 +120,26 @@ class Run(Form):
     products_per_image: PositiveInt
     """Multiplications in the model's linear layers, the patch embedding among them."""
     recipes: dict[str, Benchmarked]
+
+    @model_validator(mode="after")
+    def _all_launches(self) -> "Run":
+        measured = {name: recipe.measured for name, recipe in self.recipes.items() if recipe.measured}
+        counts: dict[int, list[int]] = {}
+        for name, own in measured.items():
+            launched = 1 if own.slow else len(self.conditions)
+            if len(own.memory_bytes) != launched:
+                raise ValueError(f"recipes.{name} is of {len(own.memory_bytes)} launches, and not of {launched}")
+            if own.energy_mj and self.idle_w is None:
+                raise ValueError(f"recipes.{name} has energy_mj, but there is no idle_w to take off")
+            for size, launches in own.latency_ms.items():
+                if not own.slow and rounds(launches) != counts.setdefault(size, rounds(launches)):
+                    raise ValueError(f"recipes.{name} has other rounds at batch {size} than the recipes before it")
+        return self
+
+
+def rounds(launches: Launches) -> list[int]:
+    """How many each launch has."""
+    return [len(times) for times in launches]
 
 
 class Benchmark(ResultFile, Run):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitquant import files
 from vitquant.errors import VitquantError
-from vitquant.params import describe
+from vitquant.validation import describe
 
 VERSION = 3
 AGAIN = "measure again with `dvc repro`"
