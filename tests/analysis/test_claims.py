@@ -120,7 +120,7 @@ def test_a_change_is_judged_and_the_answers_recipe_stands_beside_it(findings: Fi
     assert verdict(findings, "inference time, change") == (
         EXCEEDED,
         "the whole interval is better than the claim; `vitquant-int8` reaches -73.0 %; not portable: it is this "
-        "machine's, and against `bf16-compiled` it is -16.7 %",
+        "machine's, and against `bf16-compiled` it is -16.7 [-18.3, -15.0] %",
     )
     assert verdict(findings, "memory, change")[0] == UNMEASURED
     assert verdict(findings, "model size, change")[0] == REPRODUCED

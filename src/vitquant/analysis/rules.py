@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitquant.analysis.findings import Estimate, Findings
-from vitquant.analysis.quantities import Measured, Quantity, is_seeds, quote
+from vitquant.analysis.quantities import Measured, Quantity, is_seeds, less_time, quote
 from vitquant.analysis.recommend import BUDGET, subject
 from vitquant.params import SEED_RECIPE
 
@@ -115,8 +115,9 @@ def time_change(claim: Claim, measured: Measured | None, findings: Findings) -> 
     first, seed = findings.study.sizes[0], findings.study.recipes.get(SEED_RECIPE)
     rival = seed.at(first).best_float if seed and first in seed.speeds else None
     if rival:
-        value = 100 * (1 / rival.ratio.value - 1)
-        reason += f"; not portable: it is this machine's, and against `{quote(rival.recipe)}` it is {value:+.1f} %"
+        less = less_time(rival.ratio)
+        span = f"{less.value:+.1f} [{less.low:+.1f}, {less.high:+.1f}] %"
+        reason += f"; not portable: it is this machine's, and against `{quote(rival.recipe)}` it is {span}"
     return verdict, reason
 
 

@@ -40,7 +40,7 @@ class Worker:
 
     def send(self, value: Any) -> None:
         """Hand a value to `serve`; where its process has died, `receive` says so."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self._connection.send(value)
 
     def ask(self, *value: Any) -> Any:
@@ -57,7 +57,7 @@ class Worker:
         """
         try:
             answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._process.join()
             raise UnsupportedError(f"its process died with exit code {self._process.exitcode}") from None
         if isinstance(answer, VitquantError):
