@@ -104,14 +104,13 @@ def counting(counter: Path) -> Iterator[None]:
     stop, folder = threading.Event(), counter.parent
 
     def count() -> None:
-        microjoules = 0.0
+        microjoules, spent = 0, dict[int, float]()  # of each child, those that have ended among them
         while not stop.wait(0.001):
-            spent = 0.0
             for child in psutil.Process().children():
                 with suppress(psutil.Error):  # it has just ended
-                    spent += child.cpu_times().user
-            microjoules = max(microjoules + 1, 1e7 * spent)
-            (folder / "next").write_text(str(round(microjoules)))
+                    spent[child.pid] = child.cpu_times().user
+            microjoules = max(microjoules + 1, round(1e7 * sum(spent.values())))
+            (folder / "next").write_text(str(microjoules))
             (folder / "next").replace(counter)
 
     thread = threading.Thread(target=count)
