@@ -15,11 +15,11 @@ import torch
 
 from vitquant import cpu, recipes
 from vitquant.analysis import statistics
-from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
 from vitquant.measure import accuracy
 from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
+from vitquant.predictor import CPU
 
 ROUNDS = 7
 ONE_BY_ONE = Evaluate(batch_size=1, cuda_batch_size=1, large_batch=5, workers=0)

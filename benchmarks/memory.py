@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from vitquant import files, params
-from vitquant.artifact import CPU, Predictor, open_artifact
+from vitquant.artifact import open_artifact
 from vitquant.cpu import cores
 from vitquant.data.prepared import Prepared
 from vitquant.images import Preprocessing
@@ -28,6 +28,7 @@ from vitquant.models import baseline
 from vitquant.models.loading import load_model
 from vitquant.models.vit import preprocessing
 from vitquant.params import RandomModel
+from vitquant.predictor import CPU, Predictor
 
 MODEL = RandomModel(source="random", name="vit_small_patch14_dinov2", seed=0)
 SIDE = 112  # pixels: a quarter of the time that 224 takes

@@ -2,9 +2,9 @@
 
 DVC hashes the files that the links lead to, so that a stage reruns when one of them changes, and only then.
 `dependencies/<stage>` holds everything that the stage's script imports, in functions too, and the data files beside
-those modules that they name; `quantize/<method>` and `evaluate/<method>` the recipe's method, which is loaded by its
-name, as well, and fp32's where the baseline is loaded too; `benchmark`, `profile`, `tails` and `benchmark_cuda` the
-methods that params.yaml names.
+those modules that they name, or that lie in a folder there that they name; `quantize/<method>` and `evaluate/<method>`
+the recipe's method, which is loaded by its name, as well, and fp32's where the baseline is loaded too; `benchmark`,
+`profile`, `tails` and `benchmark_cuda` the methods that params.yaml names.
 
     python dependencies/update.py            make the links what the imports are
     python dependencies/update.py --check    exit with 1 where they are not
@@ -81,9 +81,11 @@ def _source(module: str) -> Path:
 
 
 def _data(source: Path, tree: ast.AST) -> list[Path]:
-    """Files beside `source` that are no Python and whose names it holds as strings."""
+    """Files beside `source` that are no Python and whose names it holds as strings, and those of folders likewise."""
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    return [file for file in source.parent.iterdir() if file.suffix not in (".py", "") and file.name in strings]
+    named = [place for place in source.parent.iterdir() if place.suffix != ".py" and place.name in strings]
+    return [file for place in named for file in ([place] if place.is_file() else place.iterdir())
+            if file.suffix not in (".py", "")]  # fmt: skip
 
 
 def _name(file: Path) -> str:

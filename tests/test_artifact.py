@@ -10,6 +10,7 @@ from vitquant import artifact, recipes
 from vitquant.artifact import Preprocessing
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.models.loading import load_model
+from vitquant.predictor import read_weights
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_spec_that_is_not_one(own: Path) -> None:
 def spoil(path: Path, value: float) -> None:
     """Overwrite one weight of the head, keeping the digests right, as a broken build would."""
     opened = artifact.open_artifact(path)
-    tensors = {name: tensor.clone() for name, tensor in artifact.read_weights(path).items()}
+    tensors = {name: tensor.clone() for name, tensor in read_weights(path).items()}
     tensors["head.weight"][0, 0] = value
 
     def fill(directory: Path) -> dict:

@@ -64,15 +64,15 @@ def test_every_stage_has_its_links_and_what_they_import_is_linked_too(update: Mo
 @pytest.mark.parametrize(
     ("folder", "held", "left_out"),
     [
-        ("quantize/vitquant_int8", "recipes/vitquant_int8/kernels.cpp", "engines/inductor.py"),
-        ("quantize/dynamic_int8", "data/prepared.py", "recipes/vitquant_int8/kernels.cpp"),
+        ("quantize/vitquant_int8", "runtime/native/linear.h", "engines/inductor.py"),
+        ("quantize/dynamic_int8", "data/prepared.py", "runtime/native/linear.h"),
         ("evaluate/static_int8", "engines/inductor.py", "engines/onnx_export.py"),
         ("evaluate/openvino", "measure/accuracy.py", "quantization/rounding.py"),
-        ("benchmark", "recipes/vitquant_int8/kernels.cpp", "recipes/eight_bit/__init__.py"),
+        ("benchmark", "runtime/native/linear.h", "recipes/eight_bit/__init__.py"),
         ("benchmark_cuda", "recipes/eight_bit/triton_linear.py", "recipes/openvino.py"),
         ("baseline", "images.py", "recipes/__init__.py"),
         ("report", "report/template.md", "artifact.py"),
-        ("tails", "recipes/vitquant_int8/kernels.cpp", "report/template.md"),
+        ("tails", "runtime/native/linear.h", "report/template.md"),
         ("tails", "analysis/recommend.py", "measure/benchmark.py"),
         ("prepare", "wheels.py", "data/prepared.py"),
     ],
@@ -94,8 +94,9 @@ LAYERS = (  # none imports one of an earlier row
     ("engines", "quantization"),
     ("models", "inputs"),
     ("results", "parallel"),
+    ("predictor", "runtime"),
     ("data", "artifact"),
-    ("images", "params", "traits", "wheels", "downloads", "yaml_files", "files", "cpu", "pool"),
+    ("images", "params", "traits", "wheels", "downloads", "cache", "yaml_files", "files", "cpu", "pool"),
     ("validation",),
     ("urls", "zips"),
     ("errors",),
@@ -141,7 +142,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_what_differs_is_named_and_mended(copy: Path) -> None:
     """A new import, a link too many, one that leads elsewhere, a file in its place, a method that became a folder."""
     fp32, links = copy / "src/vitquant/recipes/fp32.py", copy / "dependencies"
-    fp32.write_text(fp32.read_text() + "\n\ndef later() -> None:\n    from vitquant.engines import cache\n")
+    fp32.write_text(fp32.read_text() + "\n\ndef later() -> None:\n    from vitquant import cache\n")
     (links / "report/artifact").symlink_to("../../src/vitquant/artifact.py")
     (links / "evaluate/removed").mkdir()
     (links / "evaluate/removed/recipes").symlink_to("../nothing")
@@ -155,7 +156,7 @@ def test_what_differs_is_named_and_mended(copy: Path) -> None:
     found = run(copy, "--check")
     assert found.returncode == 1
     for line in (
-        "dependencies/evaluate/fp32/engines.cache is missing: it is imported",
+        "dependencies/evaluate/fp32/cache is missing: it is imported",
         "dependencies/report/artifact is superfluous: it is not imported",
         "dependencies/evaluate/removed/recipes is superfluous: it is not imported",
         "dependencies/machine/cpu does not lead to ../../src/vitquant/cpu.py",
@@ -166,7 +167,7 @@ def test_what_differs_is_named_and_mended(copy: Path) -> None:
     assert found.stderr.endswith("run `make dependencies`\n")
     assert run(copy).returncode == 0
     assert run(copy, "--check").returncode == 0
-    assert (links / "evaluate/fp32/engines.cache").resolve() == copy / "src/vitquant/engines/cache.py"
+    assert (links / "evaluate/fp32/cache").resolve() == copy / "src/vitquant/cache.py"
     assert not (links / "evaluate/removed").exists()
 
 

@@ -11,6 +11,7 @@ from conftest import PREPROCESSING, without_home
 from vitquant import artifact, files
 from vitquant.data import folder, prepare
 from vitquant.errors import VitquantError
+from vitquant.predictor import write_weights
 from vitquant.traits import FP32
 
 
@@ -106,7 +107,7 @@ def test_a_full_disk_while_writing_weights(small_disk: Path) -> None:
     )
 
     def fill(directory: Path) -> dict:
-        artifact.write_weights(directory, {"weight": torch.from_numpy(np.ones(1_000_000, np.float32))})
+        write_weights(directory, {"weight": torch.from_numpy(np.ones(1_000_000, np.float32))})
         return {}
 
     with pytest.raises(VitquantError, match=r"model.safetensors cannot be written: .*No space left"):

@@ -3,8 +3,9 @@
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,45 @@ class Preprocessing(BaseModel):
     @property
     def _resampling(self) -> Image.Resampling:
         return Image.Resampling[self.interpolation.upper()]
+
+    def batch(self, images: NDArray[np.uint8] | Sequence[ImageSource], taker: str) -> NDArray[np.uint8]:
+        """Images as the uint8 array (N, crop, crop, 3) that they are already, or by `pixels`.
+
+        Args:
+            taker: who takes them, for messages.
+
+        Raises:
+            UndecodableError, OSError: as `pixels`.
+            VitquantError: neither an array nor a list, none, or an array of another shape or type.
+        """
+        if not isinstance(images, np.ndarray | list | tuple):
+            raise VitquantError(f"give images as a list, or as an array, not as {type(images).__name__}")
+        if not len(images):
+            raise VitquantError("there is no image to predict")
+        if not isinstance(images, np.ndarray):
+            return np.stack([self.pixels(image) for image in images])
+        self.check(images, taker)
+        return images
+
+    def check(self, images: Any, taker: str) -> None:
+        """See that an array or a tensor is uint8 (N, crop, crop, 3).
+
+        Raises:
+            VitquantError: it is not.
+        """
+        side = self.crop
+        if str(images.dtype).removeprefix("torch.") != "uint8" or images.shape[1:] != (side, side, 3):
+            raise VitquantError(
+                f"{taker} takes uint8 images of shape (N, {side}, {side}, 3), not {images.dtype} {tuple(images.shape)}"
+            )
+
+    def normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `normalise`, to the bit, with NumPy."""
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        planes = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        planes *= 1 / (255 * std)
+        planes -= mean / std
+        return planes
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""

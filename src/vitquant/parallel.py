@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from vitquant.artifact import CPU
 from vitquant.errors import VitquantError
 from vitquant.params import Evaluate
 from vitquant.pool import one_core_each
+from vitquant.predictor import CPU
 
 
 class _Batches(Dataset[Tensor]):

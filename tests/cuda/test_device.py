@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from vitquant import recipes
-from vitquant.artifact import read_weights
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import accuracy, benchmark, nvml
 from vitquant.models import baseline
 from vitquant.params import Batch, Benchmark, Evaluate, Params, Recipe
+from vitquant.predictor import read_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")

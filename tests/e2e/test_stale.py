@@ -44,7 +44,7 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
             id="how images are normalised",
         ),
         pytest.param(
-            "recipes/vitquant_int8/kernels.cpp",
+            "runtime/native/linear.h",
             "// changed",
             {"quantize@vitquant-int8", "evaluate@vitquant-int8", "benchmark", "profile", "tails"},
             id="one recipe's kernels",
@@ -89,7 +89,7 @@ def test_kernels_rerun_their_recipe_and_what_joins_it(study: Study) -> None:
     Nothing else does: no other recipe is quantized or evaluated again.
     """
     before, timed = study.metrics()["recipes"], (study.root / "results/benchmark.json").read_text()
-    study.append("src/vitquant/recipes/vitquant_int8/kernels.cpp", "// changed")
+    study.append("src/vitquant/runtime/native/linear.h", "// changed")
     assert set(study.repro()) == {
         *("quantize@vitquant-int8", "evaluate@vitquant-int8"),
         *("benchmark", "profile", "tails", "report"),

@@ -15,6 +15,7 @@ from vitquant import artifact
 from vitquant.artifact import Artifact
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.predictor import write_weights
 
 WIDTH = 7  # of the output; the artifact has 6 classes
 
@@ -126,7 +127,7 @@ def test_an_interrupted_compilation_leaves_nothing(
 def test_the_key_is_of_weights_options_and_code(opened: Artifact, tmp_path: Path) -> None:
     other = tmp_path / "artifact"
     other.mkdir()
-    artifact.write_weights(other, {"weight": torch.zeros(1)})
+    write_weights(other, {"weight": torch.zeros(1)})
     artifacts = [
         opened,
         Artifact(other, opened.spec),

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from vitquant import artifact, recipes
 from vitquant.artifact import WEIGHTS_FILE, Artifact
 from vitquant.engines.onnx_export import LARGEST, export
+from vitquant.predictor import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_it_is_the_model_at_any_batch_size(fp32: Path, prepared, exported: Path)
 def test_it_holds_the_weights_and_no_path_of_this_machine(fp32: Path, exported: Path) -> None:
     graph = onnx.load(exported).graph
     tensors = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    assert np.array_equal(tensors["head.weight"], artifact.read_weights(fp32)["head.weight"].numpy())
+    assert np.array_equal(tensors["head.weight"], read_weights(fp32)["head.weight"].numpy())
     assert not re.search(rb"\.py|/site-packages", exported.read_bytes())
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from vitquant import recipes
-from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import accuracy, environment
 from vitquant.params import Evaluate, Params
+from vitquant.predictor import Predictor
 from vitquant.results import form, predictions
 from vitquant.results.accuracy import Accuracy, LargeBatch
 from vitquant.traits import FP32

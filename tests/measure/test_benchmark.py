@@ -12,12 +12,12 @@ import pytest
 from conftest import write_study_of_fp32
 
 from vitquant import artifact
-from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.measure import benchmark, cpu_benchmark, memory
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
+from vitquant.predictor import CPU
 from vitquant.results.benchmark import Benchmarked, Measured, Memory
 from vitquant.traits import FP32
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitquant.artifact import CPU
 from vitquant.data.prepared import Prepared
 from vitquant.measure.session import COPIES, Session
+from vitquant.predictor import CPU
 
 Batches = list[int]
 

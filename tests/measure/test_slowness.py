@@ -8,10 +8,10 @@ import pytest
 from torch import Tensor
 
 from vitquant import recipes
-from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
 from vitquant.measure import slowness
+from vitquant.predictor import Predictor
 
 
 def delayed(predictor: Predictor, seconds: float) -> Predictor:

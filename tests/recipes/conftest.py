@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from vitquant import cache as compiled
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
-from vitquant.engines import cache as compiled
 from vitquant.models import baseline
 from vitquant.params import Params, RandomModel
 

@@ -5,19 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from vitquant import artifact, recipes
+from vitquant import recipes
 from vitquant.artifact import Artifact, unfinished
+from vitquant.predictor import read_weights, write_weights
 from vitquant.recipes import compiled
 
 from .examples import EXAMPLES
 
 
 def test_bfloat16_is_the_backbone_s_and_the_head_stays_float32(fp32: Path, prepared, tmp_path: Path) -> None:
-    floats, reference = artifact.read_weights(fp32), recipes.load(fp32)
+    floats, reference = read_weights(fp32), recipes.load(fp32)
     weights = compiled.cast(floats, torch.bfloat16)
     for name, tensor in weights.items():
         assert torch.equal(tensor, floats[name] if name.startswith("head.") else floats[name].bfloat16())
-    artifact.write_weights(tmp_path, weights)
+    write_weights(tmp_path, weights)
     images, options = prepared.images("val")[:5], compiled.Options(dtype="bfloat16")
     with torch.inference_mode():
         outputs = compiled.module(unfinished(reference.artifact.spec, tmp_path, "compiled", options))(

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity
 
 from vitquant import artifact, files, recipes
-from vitquant.artifact import CPU, Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.parallel import choose_device
 from vitquant.pool import one_core_each
+from vitquant.predictor import CPU, Predictor, read_weights, write_weights
 
 from .examples import EXAMPLES, FIRST, Built, Run
 from .vision_transformer import BLOCKS
@@ -209,7 +209,7 @@ def stored(path: Path) -> list[tuple[tuple[int, ...], int]]:
     if (path / "model.xml").exists():
         layers = ET.parse(path / "model.xml").getroot().iterfind(".//layer[@type='Const']/data")
         return [(tuple(map(int, filter(None, data.get("shape").split(",")))), int(data.get("size"))) for data in layers]
-    return [(tuple(tensor.shape), tensor.nbytes) for tensor in artifact.read_weights(path).values()]
+    return [(tuple(tensor.shape), tensor.nbytes) for tensor in read_weights(path).values()]
 
 
 def linear_layers(path: Path) -> list[int]:
@@ -263,7 +263,7 @@ def test_it_is_eager_or_compiled_as_its_traits_say(name: str, built: Built, run:
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith(("onnxruntime", "openvino"))])
 def test_tensors_that_do_not_fit_are_refused(name: str, run: Run, built: Built, tmp_path: Path) -> None:
     """Before their addresses are handed to a kernel, which would read beyond them."""
-    tensors = artifact.read_weights(built(name))
+    tensors = read_weights(built(name))
     bias = next(key for key in tensors if key.endswith("mlp.fc1.bias"))
     norm = next(key for key in tensors if key.endswith("norm2.weight"))
     for problem, changed in {
@@ -293,7 +293,7 @@ def with_tensors(path: Path, tensors: dict[str, torch.Tensor], folder: Path) -> 
     spec = artifact.open_artifact(path).spec
 
     def fill(directory: Path) -> dict[str, Any]:
-        artifact.write_weights(directory, tensors)
+        write_weights(directory, tensors)
         return {}
 
     artifact.write(copy, spec, fill)

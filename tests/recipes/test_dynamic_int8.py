@@ -11,6 +11,7 @@ from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Recipe
+from vitquant.predictor import read_weights
 
 from .examples import Built
 from .vision_transformer import BLOCKS
@@ -50,7 +51,7 @@ def test_no_float_weights_are_allocated_for_what_is_quantized(fp32: Path) -> Non
 
 
 def test_the_scales_are_those_of_the_definition(dynamic: Path, fp32: Path) -> None:
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(dynamic)
+    floats, integers = read_weights(fp32), read_weights(dynamic)
     name = "backbone.blocks.0.mlp.fc1"
     weight = floats[f"{name}.weight"]
     largest = weight.abs().amax(dim=1) if dynamic.name.endswith("per-channel") else weight.abs().max()
@@ -62,7 +63,7 @@ def test_the_scales_are_those_of_the_definition(dynamic: Path, fp32: Path) -> No
 
 
 def test_all_but_linear_layers_stay_float(dynamic: Path, fp32: Path) -> None:
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(dynamic)
+    floats, integers = read_weights(fp32), read_weights(dynamic)
     kept = {name for name, tensor in integers.items() if name in floats and torch.equal(tensor, floats[name])}
     changed = {name for name in floats if name not in kept}
     assert len(changed) == LAYERS

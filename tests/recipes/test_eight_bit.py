@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-from vitquant.artifact import read_weights
+from vitquant.predictor import read_weights
 from vitquant.quantization.layers import DynamicLinear
 from vitquant.recipes.eight_bit import Options, quantize
 

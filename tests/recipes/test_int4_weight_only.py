@@ -5,6 +5,7 @@ import torch
 
 from vitquant import artifact, recipes
 from vitquant.models.loading import load_model
+from vitquant.predictor import read_weights
 from vitquant.quantization.observe import Inputs, observe
 from vitquant.recipes.int4_weight_only import GROUP
 
@@ -24,7 +25,7 @@ def restored(integers: torch.Tensor, scale: torch.Tensor, minimum: torch.Tensor)
 
 
 def test_the_packed_layer_computes_its_definition(int4: Path) -> None:
-    tensors = artifact.read_weights(int4)
+    tensors = read_weights(int4)
     packed, scale, minimum, bias = (tensors[f"{LAYER}.{part}"] for part in ("weight", "scale", "minimum", "bias"))
     integers = torch.empty(len(packed), 2 * packed.shape[1])
     integers[:, 0::2], integers[:, 1::2] = packed % 16, packed // 16
@@ -50,7 +51,7 @@ def test_gptq_on_the_calibration_images_loses_less_than_rounding_to_nearest(
     groups = exact.unflatten(1, (-1, GROUP))
     low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)
     nearest = restored(((groups - low) / (high - low) * 15).round().flatten(1), (high - low) / 15, low)
-    tensors = artifact.read_weights(int4)
+    tensors = read_weights(int4)
     packed, scale, minimum = (tensors[f"{LAYER}.{part}"] for part in ("weight", "scale", "minimum"))
     assert loss(restored(torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1), scale, minimum)) < 0.7 * loss(
         nearest
@@ -59,8 +60,8 @@ def test_gptq_on_the_calibration_images_loses_less_than_rounding_to_nearest(
 
 def test_a_layer_takes_a_fifth_of_the_bytes_with_scales_and_minima(int4: Path, fp32: Path) -> None:
     name = f"{LAYER}.weight"
-    layer = [tensor.nbytes for key, tensor in artifact.read_weights(int4).items() if key.startswith(f"{LAYER}.")]
-    assert sum(layer) < 0.2 * artifact.read_weights(fp32)[name].nbytes
+    layer = [tensor.nbytes for key, tensor in read_weights(int4).items() if key.startswith(f"{LAYER}.")]
+    assert sum(layer) < 0.2 * read_weights(fp32)[name].nbytes
 
 
 def test_layers_that_do_not_divide_into_groups(

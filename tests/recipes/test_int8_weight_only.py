@@ -8,6 +8,7 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from vitquant import artifact, recipes
 from vitquant.models.loading import load_model
+from vitquant.predictor import read_weights
 
 from .examples import Built
 
@@ -32,7 +33,7 @@ def test_it_is_as_near_to_fp32_as_torchao(int8: Path, fp32: Path, prepared) -> N
 
 
 def test_the_scales_are_those_of_the_definition(int8: Path, fp32: Path) -> None:
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(int8)
+    floats, integers = read_weights(fp32), read_weights(int8)
     weight, scale = floats[f"{LAYER}.weight"], integers[f"{LAYER}.scale"]
     assert torch.equal(scale, (weight.abs().amax(dim=1) / 127).bfloat16())
     assert integers[f"{LAYER}.weight"].dtype == torch.int8

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.predictor import read_weights
 
 from .examples import EXAMPLES, Built, recipe
 from .vision_transformer import BLOCKS
@@ -21,7 +22,7 @@ def test_the_weights_are_those_of_the_definition(fp32: Path, built: Built) -> No
     tensors = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     integers = [node.input[1] for node in graph.node if node.op_type == "MatMulInteger"]
     assert len(integers) == artifact.open_artifact(int8).spec.details["quantized_layers"] == LAYERS
-    floats = artifact.read_weights(fp32)
+    floats = read_weights(fp32)
     expected = floats["backbone.blocks.0.attn.qkv.weight"].numpy()
     weight = tensors[integers[0]]  # (in, out), as MatMul takes it
     scale = tensors[integers[0].removesuffix("_quantized") + "_scale"]

@@ -13,6 +13,7 @@ from conftest import without, without_home
 
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.predictor import read_weights
 
 from .examples import EXAMPLES, Built, openvino
 from .vision_transformer import BLOCKS
@@ -55,7 +56,7 @@ def test_every_linear_layer_but_the_head_has_a_scale_per_output_channel(
 ) -> None:
     nodes = process.submit(constants, built("openvino-int8")).result()
     widths = sorted(shape for _, kind, shape in nodes if kind == "i8" and len(shape) == 2)
-    floats = artifact.read_weights(fp32)
+    floats = read_weights(fp32)
     linear = [name for name in floats if name.endswith((".qkv.weight", ".proj.weight", ".fc1.weight", ".fc2.weight"))]
     expected = [tuple(floats[name].shape) for name in linear if floats[name].ndim == 2]
     assert len(expected) == LAYERS

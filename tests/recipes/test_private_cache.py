@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from vitquant import artifact, files, recipes
-from vitquant.engines import cache as compiled_code
+from vitquant import cache as compiled_code
 from vitquant.engines import inductor
 from vitquant.errors import VitquantError
 from vitquant.recipes import compiled
-from vitquant.recipes.vitquant_int8.kernels import Kernels
+from vitquant.runtime.library import Library
 
 from .examples import Built
 
@@ -72,11 +72,11 @@ def test_a_link_to_the_whole_cache_is_the_persons_own(own: Path) -> None:
 
 
 @SPOILED
-def test_compiled_kernels_of_others_are_not_loaded(own: Path, spoil: Spoil, problem: str) -> None:
-    Kernels()
+def test_compiled_native_code_of_others_are_not_loaded(own: Path, spoil: Spoil, problem: str) -> None:
+    Library()
     spoil(next((own / "compiled").glob("*.so")))
     with pytest.raises(VitquantError, match=rf"\.so {problem}, whose code would run"):
-        Kernels()
+        Library()
 
 
 @SPOILED

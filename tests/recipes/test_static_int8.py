@@ -9,6 +9,7 @@ from torch import nn
 from vitquant import artifact, recipes
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
+from vitquant.predictor import read_weights
 from vitquant.recipes import static_int8
 
 from .examples import EXAMPLES, Built
@@ -23,7 +24,7 @@ def static(built: Built) -> Path:
 
 def test_it_gives_what_quantized_and_restored_values_give(static: Path, fp32: Path, prepared) -> None:
     """The definition in floating point: every input and weight rounded to its scale, then an FP32 layer."""
-    predictor, tensors = recipes.load(static), artifact.read_weights(static)
+    predictor, tensors = recipes.load(static), read_weights(static)
     model = load_model(artifact.open_artifact(fp32))
     for name, layer in model.named_modules():
         if f"{name}.input_scale" in tensors:
@@ -56,7 +57,7 @@ def test_without_vnni_inputs_of_8_bits_are_refused(
 
 
 def test_the_scales_are_those_of_the_definition(static: Path, fp32: Path, calibration) -> None:
-    opened, integers = artifact.open_artifact(fp32), artifact.read_weights(static)
+    opened, integers = artifact.open_artifact(fp32), read_weights(static)
     model = load_model(opened)
     seen: list[torch.Tensor] = []
     layer = model.get_submodule(LAYER)

@@ -7,6 +7,7 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize
 
 from vitquant import artifact, recipes
 from vitquant.models.loading import load_model
+from vitquant.predictor import read_weights
 from vitquant.recipes import torchao_int8_dynamic
 
 from .examples import Built
@@ -38,7 +39,7 @@ def test_compiled_it_gives_what_the_layers_give(dynamic: Path, prepared) -> None
 
 
 def test_the_scales_are_those_of_the_definition(dynamic: Path, fp32: Path) -> None:
-    floats, integers = artifact.read_weights(fp32), artifact.read_weights(dynamic)
+    floats, integers = read_weights(fp32), read_weights(dynamic)
     weight, scale = floats[f"{LAYER}.weight"], integers[f"{LAYER}.scale"]
     assert torch.allclose(scale, weight.abs().amax(dim=1) / 127.5)
     assert integers[f"{LAYER}.weight"].dtype == torch.int8

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vitquant.engines import cache
+from vitquant import cache
 
 BATCH_SIZES = 256  # that a process may compile for; PyTorch stops with an error after 8
 WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libraries' workspaces

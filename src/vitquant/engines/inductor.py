@@ -25,9 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitquant import files
+from vitquant import cache, files
 from vitquant.artifact import WEIGHTS_FILE, Artifact
-from vitquant.engines import cache
 from vitquant.errors import UnsupportedError
 
 LIBRARY = "model.so"

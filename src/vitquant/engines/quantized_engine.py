@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as nnqd
 
-from vitquant.artifact import Artifact, read_weights
+from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import check_tensors
 from vitquant.models.vit import ViTClassifier
+from vitquant.predictor import read_weights
 
 Engine = Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"]
 

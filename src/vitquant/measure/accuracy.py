@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitquant.artifact import Predictor
 from vitquant.data.prepared import Prepared
 from vitquant.errors import VitquantError
 from vitquant.measure import environment
 from vitquant.parallel import map_batches
 from vitquant.params import Evaluate
+from vitquant.predictor import Predictor
 from vitquant.results import form
 from vitquant.results import predictions as arrays
 from vitquant.results.accuracy import Accuracy, LargeBatch, Predicted

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from vitquant.artifact import CPU, open_artifact
+from vitquant.artifact import open_artifact
 from vitquant.measure import benchmark, energy, environment, register_rate
 from vitquant.measure.products import linear_products
 from vitquant.measure.rapl import POWERCAP, Rapl
 from vitquant.measure.worker import Worker
 from vitquant.params import Benchmark
+from vitquant.predictor import CPU
 from vitquant.results import benchmark as results
 
 

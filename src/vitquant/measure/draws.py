@@ -30,6 +30,7 @@ from vitquant.measure.environment import git_commit
 from vitquant.models import probe
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Params
+from vitquant.predictor import read_weights, write_weights
 from vitquant.results import draws, form, predictions
 from vitquant.results.accuracy import Accuracy
 from vitquant.results.draws import Draws, Kind, Row
@@ -154,7 +155,7 @@ class _Study:
 
     def _with_features(self, path: Path) -> Artifact:
         """The FP32 artifact with a head that hands on the features: as many classes, its weight the identity."""
-        tensors = artifact.read_weights(self.baseline.path)
+        tensors = read_weights(self.baseline.path)
         width = tensors["head.weight"].shape[1]
         tensors |= {"head.weight": torch.eye(width), "head.bias": torch.zeros(width)}
         spec = self.baseline.spec.model_copy(
@@ -162,7 +163,7 @@ class _Study:
         )
 
         def fill(directory: Path) -> dict[str, object]:
-            artifact.write_weights(directory, tensors)
+            write_weights(directory, tensors)
             return {}
 
         artifact.write(path, spec, fill)
@@ -212,7 +213,7 @@ class _Study:
         own = self.params.data.seed, self.params.probe.seed
         key = params.data.seed, params.probe.seed if params.head == "probe" else own[1]
         if key not in self.heads:
-            tensors = artifact.read_weights(self.baseline.path)
+            tensors = read_weights(self.baseline.path)
             classes, width = tensors["head.weight"].shape
             head = nn.Linear(width, classes).requires_grad_(False)
             head.weight.copy_(tensors["head.weight"])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from vitquant.artifact import CPU
 from vitquant.measure import allocator
+from vitquant.predictor import CPU
 
 POPULATE_READ = 22  # MADV_POPULATE_READ of madvise(2), since Linux 5.14
 FOR_GPUS = ("/nvidia/", "cuda", "nccl", "triton")  # in the paths of libraries, gigabytes, that no CPU recipe runs

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from vitquant import recipes
-from vitquant.artifact import CPU, open_artifact
+from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
 from vitquant.measure import environment, slowness
 from vitquant.measure.profiler import by_kind
 from vitquant.params import BASELINE
+from vitquant.predictor import CPU
 from vitquant.results.profile import Profile
 
 BATCH = 8

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from vitquant.errors import UnsupportedError
-from vitquant.recipes.vitquant_int8.kernels import Kernels, RegisterArithmetic
+from vitquant.runtime.library import Library, RegisterArithmetic
 from vitquant.traits import Arithmetic
 
 
@@ -13,8 +13,8 @@ def measure(threads: int) -> tuple[dict[Arithmetic, float], str | None]:
     An arithmetic that this CPU has no instruction for is absent.
     """
     try:
-        kernels = Kernels()
+        library = Library()
     except UnsupportedError as reason:
         return {}, str(reason)
-    rates = {arithmetic: kernels.register_rate(arithmetic, threads) for arithmetic in get_args(RegisterArithmetic)}
+    rates = {arithmetic: library.register_rate(arithmetic, threads) for arithmetic in get_args(RegisterArithmetic)}
     return {arithmetic: rate for arithmetic, rate in rates.items() if rate}, None

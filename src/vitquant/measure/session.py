@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant import recipes
-from vitquant.artifact import Predictor, open_artifact
+from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
 from vitquant.measure import allocator, memory, profiler
 from vitquant.parallel import map_batches
 from vitquant.params import Benchmark, Evaluate
+from vitquant.predictor import Predictor
 from vitquant.results.benchmark import Memory
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")  # of a GPU, of PyTorch, and of C++

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitquant.artifact import Predictor
 from vitquant.errors import UnsupportedError
 from vitquant.params import BASELINE
+from vitquant.predictor import Predictor
 
 PASSES = 3  # of each, in turn, and in the benchmark rounds
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from vitquant.artifact import CPU, open_artifact
+from vitquant.artifact import open_artifact
 from vitquant.errors import UnsupportedError
 from vitquant.measure import environment, session
 from vitquant.measure.conditions import Watch
 from vitquant.measure.worker import Worker
 from vitquant.params import CpuBenchmark
+from vitquant.predictor import CPU
 from vitquant.results.tails import Tails, Timed
 
 

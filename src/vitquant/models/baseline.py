@@ -16,6 +16,7 @@ from vitquant.models import download, imagenet_head, probe, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Evaluate, Params
+from vitquant.predictor import write_weights
 from vitquant.traits import FP32
 
 UNTRAINED = "head: none: the head was never trained, so that its predictions mean nothing"
@@ -40,7 +41,7 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
         elif params.head == "imagenet1k":
             imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head)
-        artifact.write_weights(directory, model.cpu().state_dict())
+        write_weights(directory, model.cpu().state_dict())
         return details
 
     spec = Spec(

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vitquant.artifact import WEIGHTS_FILE, Artifact, read_weights
+from vitquant.artifact import WEIGHTS_FILE, Artifact
 from vitquant.errors import VitquantError
 from vitquant.models.vit import ViTClassifier
+from vitquant.predictor import read_weights
 
 SHOWN = 5  # problems of an artifact
 

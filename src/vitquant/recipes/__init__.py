@@ -34,9 +34,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vitquant import artifact, pool
-from vitquant.artifact import CPU, Predictor
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
+from vitquant.predictor import CPU, Predictor
 from vitquant.traits import FP32
 from vitquant.validation import describe
 

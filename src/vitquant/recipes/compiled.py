@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, read_weights, unfinished, write_weights
+from vitquant.artifact import Artifact, unfinished
 from vitquant.engines import inductor
 from vitquant.models.loading import CastBackbone, cast, load_model
 from vitquant.params import Section
+from vitquant.predictor import read_weights, write_weights
 from vitquant.traits import Traits
 
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import default_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
-from vitquant.artifact import Artifact, write_weights
+from vitquant.artifact import Artifact
 from vitquant.engines.quantized_engine import Engine, restore, use_engine
 from vitquant.errors import VitquantError
 from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.traits import Traits
 
 

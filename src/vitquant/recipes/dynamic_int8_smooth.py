@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.ao.nn.quantized import dynamic as nnqd
 
-from vitquant.artifact import Artifact, write_weights
+from vitquant.artifact import Artifact
 from vitquant.engines.quantized_engine import Engine, restore, use_engine
 from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization import rounding, smoothing
 from vitquant.quantization.layers import SmoothedGELU
 from vitquant.traits import Traits

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact
 from vitquant.engines import cuda_graph
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import CastBackbone, cast, load_model
 from vitquant.params import Section
+from vitquant.predictor import read_weights, write_weights
 from vitquant.traits import Traits
 
 DTYPES = {"float32": torch.float32, "tfloat32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact
 from vitquant.models.loading import load_model
 from vitquant.params import Section
+from vitquant.predictor import read_weights, write_weights
 from vitquant.traits import FP32, Traits
 
 

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, write_weights
+from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization import rounding
 from vitquant.quantization.layers import replace_linear
 from vitquant.quantization.observe import Inputs, observe

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, write_weights
+from vitquant.artifact import Artifact
 from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization.layers import WeightOnlyLinear, replace_linear
 from vitquant.traits import Traits
 

@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, unfinished, write_weights
+from vitquant.artifact import Artifact, unfinished
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import empty_model, fill, load_model
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization.layers import replace_linear
 from vitquant.quantization.observe import Ranges, observe
 from vitquant.traits import Traits

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, unfinished, write_weights
+from vitquant.artifact import Artifact, unfinished
 from vitquant.engines import inductor
 from vitquant.engines.require import require
 from vitquant.models.loading import empty_model, fill, load_model
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization.layers import INT8_FULL, DynamicLinear, replace_linear
 from vitquant.traits import Traits
 

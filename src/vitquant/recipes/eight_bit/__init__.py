@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant.artifact import Artifact, write_weights
+from vitquant.artifact import Artifact
 from vitquant.engines import cuda_graph
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device
 from vitquant.params import Section
+from vitquant.predictor import write_weights
 from vitquant.quantization import rounding, smoothing
 from vitquant.quantization.layers import (
     FLOAT8,

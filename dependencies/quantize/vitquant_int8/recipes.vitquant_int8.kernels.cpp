@@ -1,1 +1,0 @@
-../../../src/vitquant/recipes/vitquant_int8/kernels.cpp

@@ -1,0 +1,87 @@
+// Rows of activations: LayerNorm, and quantization to bytes.
+//
+// A token is a row of bytes around ZERO_POINT with a scale of its own (per-token, symmetric). The class token carries what
+// the classifier reads, so it is quantized twice as finely, as a high and a low part, one row more in 257. An image of
+// `tokens` tokens so has tokens + 1 rows: row 0 is the class token's low part, row t + 1 is token t.
+
+#pragma once
+
+#include <cmath>
+
+#include "vectors.h"
+
+constexpr float LEVELS = ZERO_POINT - 1;
+constexpr float LOW_STEPS = 2 * LEVELS;  // of the low part within one step of the high part, half of them each way
+constexpr float SMALLEST = 1e-12f;       // of a row's largest magnitude, so that a row of zeros has a scale
+
+struct Rows {  // of an image, quantized: the input of a linear layer
+    uint8_t* values;
+    float* scale;
+    int64_t width;  // a multiple of LANES
+};
+
+// Row `row` of `rows` becomes x, whose largest magnitude is `largest`; with row 1, the class token's high part, row 0.
+INLINE void quantize(const float* x, float largest, const Rows& rows, int64_t row) {
+    const int64_t width = rows.width;
+    largest = std::fmax(largest, SMALLEST);
+    const Floats inverse = every(LEVELS / largest);
+    uint8_t* q = rows.values + row * width;
+    rows.scale[row] = largest / LEVELS;
+    if (row != 1) {
+        for (int64_t i = 0; i < width; i += LANES)
+            store_bytes(q + i, nearest(floats_at(x + i) * inverse) + ZERO_POINT);
+        return;
+    }
+    rows.scale[0] = rows.scale[1] / LOW_STEPS;
+    for (int64_t i = 0; i < width; i += LANES) {
+        const Floats value = floats_at(x + i) * inverse;
+        const Ints high = nearest(value);
+        store_bytes(q + i, high + ZERO_POINT);
+        store_bytes(rows.values + i, nearest((value - to_floats(high)) * LOW_STEPS) + ZERO_POINT);
+    }
+}
+
+INLINE float largest_magnitude(const float* x, int64_t count) {  // a multiple of LANES
+    Floats largest{};
+    for (int64_t i = 0; i < count; i += LANES) largest = larger(largest, magnitude(floats_at(x + i)));
+    return largest_of(largest);
+}
+
+struct Norm {  // LayerNorm; gain and shift are 0 beyond `width`, up to a multiple of LANES
+    const float *gain, *shift;
+    int64_t width;
+    float epsilon;
+};
+
+struct Moments {
+    Floats mean, inverse;  // of the standard deviation; the same in all lanes
+};
+
+// Of x, which is 0 beyond the norm's width.
+INLINE Moments moments(const float* x, const Norm& norm) {
+    const int64_t whole = norm.width / LANES * LANES;
+    Floats total{};
+    for (int64_t i = 0; i < norm.width; i += LANES) total += floats_at(x + i);
+    const Floats mean = every(sum_of(total) / norm.width);
+    Floats squares{};
+    for (int64_t i = 0; i < whole; i += LANES) {
+        const Floats off = floats_at(x + i) - mean;
+        squares = fma(off, off, squares);
+    }
+    float variance = sum_of(squares);
+    for (int64_t i = whole; i < norm.width; i++) variance += (x[i] - mean[0]) * (x[i] - mean[0]);
+    return {mean, every(1.0f / std::sqrt(variance / norm.width + norm.epsilon))};
+}
+
+// LayerNorm of x into out; gives its largest magnitude.
+INLINE float normalize(const float* x, const Norm& norm, float* out) {
+    const Moments own = moments(x, norm);
+    Floats largest{};
+    for (int64_t i = 0; i < norm.width; i += LANES) {
+        const Floats standard = (floats_at(x + i) - own.mean) * own.inverse;
+        const Floats result = fma(standard, floats_at(norm.gain + i), floats_at(norm.shift + i));
+        largest = larger(largest, magnitude(result));
+        store(out + i, result);
+    }
+    return largest_of(largest);
+}

@@ -1,0 +1,109 @@
+"""Plain ViTs of many shapes, quantized without calibration, and the same network in float64."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vitquant.models.vit import ViTClassifier
+from vitquant.recipes import vitquant_int8
+from vitquant.runtime.library import Library
+from vitquant.runtime.network import LINEAR, Network
+
+CLASSES = 5
+SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "global_pool": "token", "num_classes": 0}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "heads of 32": {"embed_dim": 64, "num_heads": 2},
+    "heads of 64, registers": {"embed_dim": 128, "num_heads": 2, "img_size": 48, "reg_tokens": 4, "init_values": 0.5},
+    "heads of 80, no bias": {"embed_dim": 160, "num_heads": 2, "img_size": 35, "patch_size": 7, "qkv_bias": False},
+    "heads of 128": {"embed_dim": 128, "num_heads": 1, "mlp_ratio": 2},
+    "heads of 36, norm before": {"embed_dim": 72, "num_heads": 2, "img_size": 24, "pre_norm": True},
+    "five heads of 24, position of patches only": {"embed_dim": 120, "num_heads": 5, "no_embed_class": True},
+    "distilled": {"embed_dim": 64, "num_heads": 1, "img_size": 24},
+    "any image size, no bias after attention": {
+        **{"embed_dim": 64, "num_heads": 4, "dynamic_img_size": True, "proj_bias": False},
+    },
+    "two tokens": {"embed_dim": 64, "num_heads": 2, "img_size": 8},
+}
+
+
+class Classifier(ViTClassifier):
+    """As the study's, with a backbone of one's own."""
+
+    def __init__(self, backbone: Any) -> None:
+        nn.Module.__init__(self)
+        self.backbone = backbone
+        self.head = nn.Linear(2 * backbone.num_features, CLASSES)
+
+
+def classifier(name: str, seed: int = 0) -> Any:
+    """One of NETWORKS, with random weights."""
+    torch.manual_seed(seed)
+    kind = VisionTransformerDistilled if name == "distilled" else VisionTransformer
+    model = Classifier(kind(**{**SMALL, **NETWORKS[name]})).requires_grad_(False).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1 or parameter.shape[0] == 1:  # biases, norms, scales, tokens, positions
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    for block in model.backbone.blocks:
+        block.attn.qkv.weight *= 3  # attention that is not uniform
+    return model
+
+
+def quantized(model: Any) -> tuple[Network, nn.Module]:
+    """The packed network, and the same integers in float64, their inputs rounded likewise."""
+    description = vitquant_int8.describe(model)
+    library, reference, tensors = Library(), copy.deepcopy(model).double(), {}
+    for index, block in enumerate(model.backbone.blocks):
+        if block.attn.qkv.bias is None:
+            block.attn.qkv.bias = nn.Parameter(torch.zeros(block.attn.qkv.out_features), requires_grad=False)
+        path, hidden = f"backbone.blocks.{index}", block.mlp.fc1.out_features
+        moments = {f"{path}.{name}": torch.eye(block.get_submodule(name).in_features).double() for name in LINEAR}
+        centre, inverse = 0.1 * torch.randn(hidden), torch.randn(hidden).exp()
+        most = library.largest_weight_sum
+        own = vitquant_int8.block_tensors(path, block, centre, inverse, moments, most)
+        tensors |= own
+        _as_integers(reference.backbone.blocks[index], path, own, library.zero_point - 1)
+    tensors |= vitquant_int8.other_tensors(model)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Network(description, arrays, "tensors", "a ViT"), reference
+
+
+def _as_integers(block: Any, path: str, tensors: dict[str, Tensor], levels: int) -> None:
+    """Give a block in float64 what the integers stand for."""
+    block.attn.fused_attn, block.attn.scale = False, 1.0  # it is in the queries
+    block.ls1 = block.ls2 = nn.Identity()  # as LayerScale is in the weights
+    centre, inverse = (tensors[f"{path}.mlp.{part}"].double() for part in ("centre", "inverse"))
+    for name in LINEAR:
+        layer = block.get_submodule(name)
+        weight = tensors[f"{path}.{name}.weight"].double() * tensors[f"{path}.{name}.scale"].double()[:, None]
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.bias = nn.Parameter(tensors[f"{path}.{name}.bias"].double(), requires_grad=False)
+
+        def rounded(layer: nn.Module, inputs: tuple[Tensor], smoothed: bool = name == "mlp.fc2") -> Tensor:
+            x = (inputs[0] - centre) * inverse if smoothed else inputs[0]
+            step = x.abs().amax(dim=2, keepdim=True) / levels
+            whole = (x / step).round()
+            fine = step[:, 0] / (2 * levels)  # of the class token
+            low = ((x - whole * step)[:, 0] / fine).round() * fine
+            return torch.cat([(whole * step)[:, :1] + low[:, None], (whole * step)[:, 1:]], dim=1)
+
+        layer.register_forward_pre_hook(rounded)
+
+
+def images(model: Any, count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Random ones of the model's size."""
+    side = model.backbone.patch_embed.img_size[0]
+    return np.random.default_rng(seed).standard_normal((count, 3, side, side)).astype(np.float32)
+
+
+def dinov2(side: int) -> Any:
+    """DINOv2 with registers, narrower."""
+    name = "vit_small_patch14_reg4_dinov2"
+    return Classifier(
+        timm.create_model(name, num_classes=0, img_size=side, depth=3, embed_dim=96, num_heads=3, init_values=0)
+    ).requires_grad_(False).eval()  # fmt: skip
