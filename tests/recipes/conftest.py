@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from vitquant import artifact, recipes
 from vitquant import cache as compiled
-from vitquant import recipes
 from vitquant.data.prepared import Prepared
 from vitquant.models import baseline
 from vitquant.params import Params, RandomModel
@@ -65,6 +65,9 @@ def built(run: Run, fp32: Path, calibration, cache: Path) -> Built:
         with compiled.lock(path):
             if not path.exists():
                 run(name, recipes.build, name, EXAMPLES[name].recipe, fp32, path, calibration)
+        reason, needs = artifact.open_artifact(path).spec.unavailable, EXAMPLES[name].needs
+        if reason and needs and needs in reason:
+            pytest.skip(reason)
         return path
 
     return build

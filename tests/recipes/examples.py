@@ -22,6 +22,8 @@ class Example:
     """Likewise, of an image's logits in a batch to those of the image alone; None where that is not tried."""
     apart: bool = False
     """Whether its engine is kept out of the tests' own process, which a crash would end."""
+    needs: str = ""
+    """What some CPUs lack, in the words of the reason for which it is unavailable there; its tests are skipped then."""
 
 
 def recipe(method: str, **options: object) -> Recipe:
@@ -48,6 +50,13 @@ def dynamic_int8(*, per_channel: bool) -> Recipe:
 def openvino(precision: str, inference_precision: str = "f32") -> Recipe:
     """All that is not quantized is FP32."""
     return recipe("openvino", precision=precision, inference_precision=inference_precision)
+
+
+def zentorch(precision: str, tolerance: float) -> Example:
+    """In a process of its own, since importing zentorch changes PyTorch."""
+    return Example(
+        recipe("zentorch", precision=precision), tolerance, other_batch=tolerance, apart=True, needs="AVX-512"
+    )
 
 
 # Tolerances leave room for CPUs without VNNI, whose activations have 7 bits. A method's first example is also built
@@ -77,5 +86,7 @@ EXAMPLES = {
     "static-int8": Example(recipe("static_int8"), 0.3),
     "torchao-int8-dynamic": Example(recipe("torchao_int8_dynamic"), 0.1, other_batch=0.1),
     "vitquant-int8": Example(recipe("vitquant_int8"), 0.1),
+    "zentorch-int8": zentorch("int8", 0.1),
+    "zentorch-bf16": zentorch("bf16", 0.05),
 }
 FIRST = list({example.recipe.method: name for name, example in reversed(EXAMPLES.items())}.values())

@@ -16,7 +16,7 @@ import os
 import shutil
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from tempfile import gettempdir
@@ -40,23 +40,30 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def load(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Callable[[Tensor], Tensor]:
+def load(
+    artifact: Artifact,
+    module: Callable[[Artifact], nn.Module],
+    packages: Sequence[str] = (),
+    settings: Callable[[], dict[str, Any]] = dict,
+) -> Callable[[Tensor], Tensor]:
     """The artifact's compiled function, float32 (N, 3, H, W) to float32 (N, width), for several threads at once.
 
     Args:
         module: gives the module to compile, in evaluation mode; called only if the cache lacks the library. Its output
             is a matrix, a row for each image.
+        packages: whose versions the library depends on, beside PyTorch and timm.
+        settings: gives Inductor's beyond `CONFIG`; called where `module` is.
 
     Raises:
         UnsupportedError: there is nothing in the cache and this machine cannot compile.
     """
-    folder = cache_folder(artifact, module)
+    folder = cache_folder(artifact, module, packages)
     if not (folder / LIBRARY).is_file():
-        _fill(folder, artifact, module)
+        _fill(folder, artifact, module, settings)
     return Library(files.private(files.private(folder) / LIBRARY))
 
 
-def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> Path:
+def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module], packages: Sequence[str] = ()) -> Path:
     """Where the compiled library lies: named by the weights, the code, the versions and the CPU.
 
     Raises:
@@ -69,7 +76,7 @@ def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module]) ->
         "weights": files.sha256(artifact.path / WEIGHTS_FILE),
         "model": [spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.method, spec.options],
         "code": [files.sha256(file) for file in code],
-        "versions": [metadata.version("timm"), torch.__version__],
+        "versions": [torch.__version__, *(metadata.version(name) for name in ("timm", *packages))],
     }
     return cache.path(depends)
 
@@ -135,7 +142,9 @@ class Library:
         return handle
 
 
-def _fill(folder: Path, artifact: Artifact, module: Callable[[Artifact], nn.Module]) -> None:
+def _fill(
+    folder: Path, artifact: Artifact, module: Callable[[Artifact], nn.Module], settings: Callable[[], dict[str, Any]]
+) -> None:
     """Compile into the cache, unless another process does so first."""
     with cache.lock(folder):
         if (folder / LIBRARY).is_file():
@@ -147,13 +156,17 @@ def _fill(folder: Path, artifact: Artifact, module: Callable[[Artifact], nn.Modu
             scratch = cache.for_inductor() / f"scratch-{folder.name}"  # `partial` may be nowhere that Inductor can be
             with files.atomic(scratch) as own:
                 own.mkdir()
-                shutil.move(compile_module(module(artifact), side, own), partial / LIBRARY)
+                library = compile_module(module(artifact), side, own, settings())
+                shutil.move(library, partial / LIBRARY)
             (partial / LIBRARY).chmod(0o700)  # whatever the umask
             files.remove(scratch)
 
 
-def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
+def compile_module(module: nn.Module, side: int, scratch: Path, settings: dict[str, Any]) -> Path:
     """Compile a module that takes float32 (N, 3, side, side) into a shared library somewhere under `scratch`.
+
+    Args:
+        settings: Inductor's beyond `CONFIG`.
 
     Raises:
         UnsupportedError: the C++ compiler or Inductor fails.
@@ -171,6 +184,7 @@ def compile_module(module: nn.Module, side: int, scratch: Path) -> Path:
             headers = cache.survives_a_command(Path(gettempdir()))  # they always lie there
             options = {
                 **CONFIG,
+                **settings,
                 "aot_inductor.output_path": str(scratch),
                 "aot_inductor.precompile_headers": headers,
             }

@@ -25,7 +25,7 @@ ISA_FLAGS = (
     "i8mm",
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy")
-ENGINES = ("onnxruntime", "openvino", "nncf")  # which may be missing
+ENGINES = ("onnxruntime", "openvino", "nncf", "zentorch")  # which may be missing
 CODE = ("src", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock")
 
 

@@ -28,6 +28,7 @@ class Machine(Form):
     onnxruntime: str
     openvino: str
     nncf: str
+    zentorch: str = "not installed"
 
 
 class Environment(Machine):
