@@ -1,8 +1,8 @@
 """What it takes to be ready: `vitquant.runtime` beside the recipe in PyTorch, and a bundle, each in fresh processes.
 
-Seconds from the interpreter's start, without its own, until an artifact of vitquant-int8 is loaded and has predicted one
-image, and the whole process's resident memory then, and at its highest. In turn, so often; medians and ranges. Of an
-artifact, by default the study's, in the root of a repository where `make repro` has run:
+Milliseconds from the interpreter's first line until an artifact of vitquant-int8 is loaded and has predicted one image,
+and the whole process's resident memory then, and at its highest. In turn, so often; medians and ranges. Of an artifact,
+by default the study's, in the root of a repository where `make repro` has run:
 
     python benchmarks/runtime.py [ARTIFACT] [--rounds 10]
 """
@@ -26,19 +26,18 @@ began = time.perf_counter()
 import json, sys
 {load}
 import numpy as np
-predict(np.zeros((1, *shape), np.uint8))
+predict(np.zeros((1, side, side, 3), np.uint8))
 seconds = time.perf_counter() - began
 lines = open("/proc/self/status").read().splitlines()
 found = {{line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.startswith("Vm") and "kB" in line}}
 print(json.dumps([1000 * seconds, found["VmRSS"] / 1e6, found["VmHWM"] / 1e6]))
 """
 WAYS = {
-    "vitquant.runtime": "from vitquant import runtime; predict = runtime.load(sys.argv[1]); crop = predict.artifact.spec",
-    "the recipe, in PyTorch": "from vitquant import recipes; predict = recipes.load(sys.argv[1]); "
-    "crop = predict.artifact.spec",
-    "a bundle": "sys.path.insert(0, sys.argv[2]); import run; predict = run.load(); crop = None",
+    "vitquant.runtime": "from vitquant import runtime; predict = runtime.load(sys.argv[1])",
+    "the recipe, in PyTorch": "from vitquant import recipes; predict = recipes.load(sys.argv[1])",
+    "a bundle": "sys.path.insert(0, sys.argv[2]); import run; predict = run.load()",
 }
-SHAPE = "\nside = crop.preprocessing.crop if crop else run.BUNDLE['side']\nshape = (side, side, 3)"
+SHAPE = "\nside = run.BUNDLE['side'] if 'run' in sys.modules else predict.artifact.spec.preprocessing.crop"
 
 
 @click.command()

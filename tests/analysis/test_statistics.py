@@ -127,7 +127,7 @@ def test_only_launches_and_rounds_that_both_have_are_paired() -> None:
 
 
 def test_of_one_launch_the_rounds_are_the_units() -> None:
-    """A recipe that was far too slow has three rounds of the first launch, whatever the other has."""
+    """A recipe that was far too slow has a few rounds of the first launch, whatever the other has."""
     rng = np.random.default_rng(0)
     slow, other = launches(rng, 3), launches(rng, 8, 8, 8, 8, 8)
     logs = np.log(slow[0] / other[0][:3])

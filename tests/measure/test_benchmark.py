@@ -14,7 +14,7 @@ from conftest import write_study_of_fp32
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.measure import benchmark, cpu_benchmark, memory
+from vitquant.measure import benchmark, cpu_benchmark, memory, slowness
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
 from vitquant.predictor import CPU
@@ -102,7 +102,7 @@ def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path
     for path in paths:
         shutil.copytree(fp32, path)
     result = benchmark.measured(cpu_benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9).recipes)
-    assert rounds(result["other"]) == {1: [benchmark.TRIALS]}  # of the first launch, beside the baseline's
+    assert rounds(result["other"]) == {1: [slowness.PASSES]}  # of the first launch, beside the baseline's
     assert rounds(result["fp32"]) == {1: [4, 4], 30: [2, 2]}
     assert len(result["other"].memory_bytes) == 1
     assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (result["other"].slow or "")

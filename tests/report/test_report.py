@@ -209,6 +209,13 @@ def test_a_busy_machine_is_told_above_its_bound(others: float, steal: float, bus
     assert prose.conditions([]) == ""
 
 
+def test_a_trial_on_a_busy_machine_is_told() -> None:
+    busy = handmade.CONDITIONS.model_copy(update={"others_pct": 12.0, "steal_pct": 0.5})
+    said = "others had 12.5 % in the launch before them, too, which tried the ways to run a batch"
+    assert said in prose.conditions([handmade.CONDITIONS], trial=busy)
+    assert "before them" not in prose.conditions([handmade.CONDITIONS], trial=handmade.CONDITIONS)
+
+
 def test_every_launch_that_was_thrown_away_is_told() -> None:
     busy = handmade.CONDITIONS.model_copy(update={"others_pct": 30.0, "steal_pct": 4.0})
     line = prose.conditions([handmade.CONDITIONS], [busy, busy])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from vitquant import artifact, files, recipes, runtime
 from vitquant.data.prepared import Prepared
@@ -51,19 +52,23 @@ def test_neither_pytorch_nor_timm_is_loaded(int8: Path) -> None:
     assert (done.stdout, done.stderr) == (f"(1, {len(runtime.load(int8).classes)})\n", "")
 
 
-@pytest.mark.parametrize(
-    "images", [[], np.zeros((0, 64, 64, 3), np.uint8), "cell.png", np.zeros((1, 9, 9, 3), np.uint8)]
-)
-def test_other_images_are_refused(int8: Path, images: object) -> None:
+@pytest.mark.parametrize("bad", [[], np.zeros((0, 64, 64, 3), np.uint8), "cell.png", np.zeros((1, 9, 9, 3), np.uint8)])
+def test_other_images_are_refused(int8: Path, bad: object) -> None:
     with pytest.raises(VitquantError):
-        runtime.load(int8)(images)  # type: ignore[arg-type]
+        runtime.load(int8)(bad)  # type: ignore[arg-type]
 
 
-def test_logits_that_are_not_finite_are_an_error(int8: Path) -> None:
-    classifier = runtime.load(int8)
-    classifier.preprocess = lambda images: np.full((len(images), 3, 64, 64), np.nan, np.float32)  # type: ignore[method-assign]
+def test_logits_that_are_not_finite_are_an_error(int8: Path, tmp_path: Path) -> None:
+    def fill(directory: Path) -> dict:
+        tensors = load_file(int8 / "model.safetensors")
+        tensors["head.weight"][:] = 3e38
+        save_file(tensors, directory / "model.safetensors")
+        shutil.copyfile(int8 / "network.json", directory / "network.json")
+        return {}
+
+    artifact.write(tmp_path / "broken", artifact.open_artifact(int8).spec, fill)
     with pytest.raises(VitquantError, match="gives NaN or infinite logits: its weights are broken"):
-        classifier(np.zeros((1, 64, 64, 3), np.uint8))
+        runtime.load(tmp_path / "broken")(np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_an_artifact_that_it_cannot_run_is_named(int8: Path, fp32: Path, tmp_path: Path) -> None:

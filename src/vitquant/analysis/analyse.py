@@ -38,6 +38,7 @@ def analyse(results: Results) -> Findings:
         facts=results.facts,
         environment=benchmark.environment,
         conditions=benchmark.conditions,
+        trial=benchmark.trial,
         repeated=benchmark.repeated,
         allocator=benchmark.allocator,
         idle_w=benchmark.idle_w,

@@ -210,6 +210,7 @@ class Study(Finding):
     """Of the measurement, in a GPU's file."""
     conditions: list[Conditions] = []
     """One a launch."""
+    trial: Conditions | None = None
     repeated: list[Conditions] = []
     """Of the launches that were thrown away since the machine was busy."""
     allocator: str | None = None

@@ -28,7 +28,6 @@ from vitquant.results.benchmark import Benchmarked, Measured, Trial
 from vitquant.results.environment import Conditions
 
 AT_ONCE = 2  # processes that load on the CPU; Python imports on one core each
-TRIALS = 2  # of each way to run a batch, before anything is counted; and rounds of what they show to be far too slow
 Recipes = dict[str, Benchmarked]
 
 
@@ -83,6 +82,8 @@ class Launched:
     recipes: Recipes = field(default_factory=dict)
     conditions: list[Conditions] = field(default_factory=list)
     """One of each launch."""
+    trial: Conditions | None = None
+    """Of the one before them, on the CPU."""
     repeated: list[Conditions] = field(default_factory=list)
     """Of those that were thrown away."""
 
@@ -105,7 +106,7 @@ def run(
     repeated, before anybody has seen its times, at most `params.max_repeats` times in all.
 
     Args:
-        max_slowdown: a recipe whose trials take so many times as long as the baseline's is timed in two rounds only.
+        max_slowdown: a recipe whose trials take so many times as long as the baseline's is timed in a few rounds only.
         between: called after every round.
         finish: called once, at the end, with the processes of the last launch, still warm.
 
@@ -124,8 +125,9 @@ def run(
         with _started(artifacts, data, params, threads, device, "benchmark, trial") as launch:
             watch = Watch()
             _try(launch, params, threads, max_slowdown)
-            if is_quiet(watch.conditions()):
-                done.recipes = launch.recipes
+            conditions = watch.conditions()
+            if is_quiet(conditions):
+                done.recipes, done.trial = launch.recipes, conditions
     while len(done.conditions) < params.launches:
         left, name = _left(artifacts, done.recipes), f"benchmark {len(done.conditions) + 1}/{params.launches}"
         with _started(left, data, params, threads, device, name) as launch:
@@ -202,7 +204,7 @@ def _try(launch: Launch, params: Benchmark, threads: int, max_slowdown: float) -
         for name in list(launch.workers):
             if not launch.measured(name).slow and (tried := _trial(launch, name, size, ways, params.warmup)):
                 fastest[name] = min(tried.values())
-                if len(ways) > 1:
+                if len(tried) > 1:
                     launch.measured(name).trials[size] = Trial(whole_ms=tried[False], split_ms=tried[True])
         for name, taken in fastest.items():
             if name != BASELINE and taken > max_slowdown * fastest.get(BASELINE, math.inf):
@@ -211,14 +213,18 @@ def _try(launch: Launch, params: Benchmark, threads: int, max_slowdown: float) -
 
 def _trial(launch: Launch, name: str, size: int, ways: list[bool], passes: int) -> dict[bool, float]:
     """Median milliseconds of a batch, by whether it is split over the cores; nothing where it cannot be run."""
+    able = []
     for split in ways:
         answer = launch.ask(name, "warm_up", size, passes, split)
-        if isinstance(answer, str):
-            launch.measured(name).unavailable_batches[size] = answer
-        if not isinstance(answer, int):
+        if answer is None:
             return {}
-    times: dict[bool, list[float]] = {split: [] for split in ways}
-    for split in ways * TRIALS:
+        if isinstance(answer, int):
+            able.append(split)
+        elif not able:
+            launch.measured(name).unavailable_batches[size] = answer
+            return {}
+    times: dict[bool, list[float]] = {split: [] for split in able}
+    for split in able * slowness.PASSES:
         if (seconds := launch.ask(name, "time", size, 0, split)) is None:
             return {}
         times[split].append(1000 * seconds)
@@ -253,7 +259,7 @@ def _interleave(launch: Launch, params: Benchmark, order: np.random.Generator, b
             names = [name for name in launch.workers if batch.size in launch.measured(name).latency_ms]
             for number in range(batch.rounds):
                 for name in order.permutation(names):
-                    if name in launch.workers and not (launch.measured(name).slow and number >= TRIALS):
+                    if name in launch.workers and not (launch.measured(name).slow and number >= slowness.PASSES):
                         _visit(launch, name, batch, number)
                 between()
                 bar.update()

@@ -34,13 +34,15 @@ def run(
 
     def finish(workers: dict[str, Worker], recipes: benchmark.Recipes) -> None:
         found = benchmark.measured(recipes)
-        more["allocator"] = next(iter(workers.values())).ask("allocator") if workers else None
+        answers = (worker.ask_if_alive("allocator") for worker in workers.values())
+        more["allocator"] = next(filter(None, answers), None)
         more.update(energy.measure(lambda: Rapl(powercap), workers, found, params.energy_seconds, min))
 
     launched = benchmark.run(artifacts, data, params, threads, CPU, max_slowdown=max_slowdown, finish=finish)
     return results.Benchmark(
         environment=environment.environment(threads=threads, cpu_capability=torch.backends.cpu.get_cpu_capability()),
         conditions=launched.conditions,
+        trial=launched.trial,
         repeated=launched.repeated,
         **more,
         products_per_image=linear_products(open_artifact(artifacts[0])),

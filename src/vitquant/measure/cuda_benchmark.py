@@ -71,7 +71,8 @@ def run(
                 except UnsupportedError as reason:
                     found[name].unavailable_accuracy = str(reason)
                 if name in params.cuda.profile and found[name].latency_ms:
-                    profiles[name] = worker.ask("profile", max(found[name].latency_ms))
+                    kinds = worker.ask_if_alive("profile", max(found[name].latency_ms))
+                    profiles.update({name: kinds} if kinds else {})
             copy_ms.update(_copy_ms(workers, found))  # at the end: it takes memory
 
         launched = benchmark.run(
@@ -120,9 +121,13 @@ def _build(fp32: Path, prepared: Prepared, params: Params, folder: Path) -> list
 
 
 def _copy_ms(workers: dict[str, Worker], recipes: dict[str, Measured]) -> dict[int, float]:
-    """Milliseconds of copying a batch to the GPU, by its size, in the first process that runs such a batch."""
-    able = {size: workers[name] for name in reversed(workers) for size in recipes[name].latency_ms}
-    return {size: round(1000 * able[size].ask("copy", size), 5) for size in sorted(able)}
+    """Milliseconds of copying a batch to the GPU, by its size, in the first process that can."""
+    seconds: dict[int, float] = {}
+    for name, worker in workers.items():
+        for size in sorted(recipes[name].latency_ms.keys() - seconds.keys()):
+            if (taken := worker.ask_if_alive("copy", size)) is not None:
+                seconds[size] = taken
+    return {size: round(1000 * seconds[size], 5) for size in sorted(seconds)}
 
 
 def _outputs(worker: Worker, fp32: Path, params: Params, threads: int) -> NDArray[np.float32]:

@@ -26,7 +26,8 @@ def measure(
     """Add to each recipe the millijoules per image of at least `seconds` of passes, at one batch size.
 
     First comes the power of as many seconds in which the workers, loaded, wait. It is taken off: with E the joules of
-    t seconds, (E - idle · t) / images. A recipe that is far too slow is left out, and one that takes no more than idle.
+    t seconds, (E - idle · t) / images. Left out are recipes that are far too slow, that take no more than idle, and
+    those whose process has died.
 
     Args:
         start: gives the meter.
@@ -46,11 +47,12 @@ def measure(
                 continue
             size = choose(own.latency_ms)
             began, before = _reading(meter)
-            passes, _ = worker.ask("repeat", size, seconds, own.is_split(size))
+            if (repeated := worker.ask_if_alive("repeat", size, seconds, own.is_split(size))) is None:
+                continue
             ended, after = _reading(meter)
             joules = after - before - idle_w * (ended - began)
             if joules > 0:
-                found.append((own, size, 1000 * joules / (passes * size)))
+                found.append((own, size, 1000 * joules / (repeated[0] * size)))
     except UnsupportedError as reason:
         return {"unavailable_energy": str(reason)}
     for own, size, millijoules in found:

@@ -69,8 +69,8 @@ class Session:
                 if self._predictor.device.type != device.type:
                     raise UnsupportedError(f"its method has no kernels for {device.type}")
                 for _ in range(MEMORY_PASSES):
-                    self._predictor(image)
-            except RuntimeError as error:
+                    self._predictor.forward(self._predictor.preprocess(image)).cpu()
+            except (RuntimeError, MemoryError) as error:
                 raise UnsupportedError(_out_of_memory(error)) from None
         self._loading, self._taken = loading, {False: memory.growth_since(loading, device)}
 
@@ -104,7 +104,7 @@ class Session:
             with memory.growth(self._device) as running:
                 for _ in range(passes):
                     predictor.forward(inputs)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             return _out_of_memory(error)
         self._inputs[size] = inputs
         no_part = sum(each.nbytes for each in self._inputs.values())
@@ -152,7 +152,8 @@ class Session:
     def from_file(self, number: int) -> float:
         """Seconds from the content of an image's file, one of a few, to its logits: decoded and preprocessed, too."""
         start = time.perf_counter()
-        self._predictor([self._files[number % len(self._files)]])
+        pixels = self._predictor.artifact.spec.preprocessing.pixels(self._files[number % len(self._files)])
+        self._predictor.forward(self._predictor.preprocess(pixels[None])).cpu()
         return time.perf_counter() - start
 
     def repeat(self, size: int, seconds: float, split: bool) -> tuple[int, float]:
@@ -230,8 +231,8 @@ class Stopwatch:
             self.seconds = time.perf_counter() - self._began
 
 
-def _out_of_memory(error: RuntimeError) -> str:
-    """What to report of an error that says that the GPU's memory is used up; any other is raised again."""
-    if not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+def _out_of_memory(error: RuntimeError | MemoryError) -> str:
+    """What to report of an error that says that memory is used up; any other is raised again."""
+    if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
         raise error
-    return str(error).partition("\n")[0].partition(". GPU ")[0]
+    return str(error).partition("\n")[0].partition(". GPU ")[0] or "out of memory"

@@ -10,7 +10,7 @@ from vitquant.errors import UnsupportedError
 from vitquant.params import BASELINE
 from vitquant.predictor import Predictor
 
-PASSES = 3  # of each, in turn, and in the benchmark rounds
+PASSES = 3  # of each, in turn; in the benchmark trials of each way, and rounds of what they show to be far too slow
 
 
 def check(predictor: Predictor, baseline: Predictor, images: NDArray[np.uint8], limit: float, threads: int) -> None:

@@ -40,13 +40,20 @@ class Worker:
 
     def send(self, value: Any) -> None:
         """Hand a value to `serve`; where its process has died, `receive` says so."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             self._connection.send(value)
 
     def ask(self, *value: Any) -> Any:
         """Send a tuple and wait for the answer, as `receive` does."""
         self.send(value)
         return self.receive()
+
+    def ask_if_alive(self, *value: Any) -> Any:
+        """As `ask`; None where its process has died, or cannot do it."""
+        try:
+            return self.ask(*value)
+        except UnsupportedError:
+            return None
 
     def receive(self) -> Any:
         """The next answer.
@@ -57,7 +64,7 @@ class Worker:
         """
         try:
             answer = self._connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             self._process.join()
             raise UnsupportedError(f"its process died with exit code {self._process.exitcode}") from None
         if isinstance(answer, VitquantError):

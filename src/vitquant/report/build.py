@@ -130,7 +130,7 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
         "cpu": escape(machine.cpu),
         "threads": escape(machine.threads),
         "accuracy_device": prose.accuracy_device(study),
-        "conditions": prose.conditions(study.conditions, study.repeated),
+        "conditions": prose.conditions(study.conditions, study.repeated, study.trial),
         "environment_table": tables.environment(study),
         "limits": prose.limits(study),
     }

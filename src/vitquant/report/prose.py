@@ -97,8 +97,10 @@ def accuracy_device(study: Study) -> str:
     return "; ".join(f"{names[device]} ({', '.join(recipes)})" for device, recipes in devices.items()) or "no device"
 
 
-def conditions(launches: Sequence[Conditions], repeated: Sequence[Conditions] = ()) -> str:
-    """How busy the machine was while the launches' rounds were timed; that it was, where it was; what was repeated."""
+def conditions(
+    launches: Sequence[Conditions], repeated: Sequence[Conditions] = (), trial: Conditions | None = None
+) -> str:
+    """How busy the machine was while the launches were timed, and in the trial before them; what was repeated."""
     if not launches:
         return ""
     busiest = max(launches, key=lambda launch: launch.busy_pct)
@@ -115,6 +117,11 @@ def conditions(launches: Sequence[Conditions], repeated: Sequence[Conditions] = 
         line += (
             f"; {_number_of(repeated, 'launch', 'launches')} thrown away before anybody saw the times, since others "
             f"had {shares}"
+        )
+    if trial and trial.busy_pct > BUSY:
+        line += (
+            f"; others had {trial.busy_pct:.1f} % in the launch before them, too, which tried the ways to run a batch "
+            "and what is too slow"
         )
     if busiest.busy_pct <= BUSY:
         return f"{line}."

@@ -109,6 +109,8 @@ class Run(Form):
     environment: Environment
     conditions: Annotated[list[Conditions], Field(min_length=1)]
     """One a launch."""
+    trial: Conditions | None = None
+    """On the CPU: of the launch before them, which tried the ways to run a batch."""
     repeated: list[Conditions] = []
     """Of the launches that were thrown away, before anyone saw their times, since the machine was busy."""
     allocator: str | None = None
