@@ -11,6 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitquant.models.vit import ViTClassifier
+from vitquant.quantization import smoothing
+from vitquant.quantization.smoothing import Smoothing
 from vitquant.recipes import vitquant_int8
 from vitquant.runtime.library import Library
 from vitquant.runtime.network import LINEAR, Network
@@ -56,14 +58,14 @@ def classifier(name: str, seed: int = 0) -> Any:
 
 def quantized(model: Any) -> tuple[Network, nn.Module]:
     """The packed network, and the same integers in float64, their inputs rounded likewise."""
+    vitquant_int8.add_biases(model)
     description = vitquant_int8.describe(model)
     library, reference, tensors = Library(), copy.deepcopy(model).double(), {}
     for index, block in enumerate(model.backbone.blocks):
-        if block.attn.qkv.bias is None:
-            block.attn.qkv.bias = nn.Parameter(torch.zeros(block.attn.qkv.out_features), requires_grad=False)
         path, hidden = f"backbone.blocks.{index}", block.mlp.fc1.out_features
         moments = {f"{path}.{name}": torch.eye(block.get_submodule(name).in_features).double() for name in LINEAR}
-        centre, inverse = 0.1 * torch.randn(hidden), torch.randn(hidden).exp()
+        centre, inverse = 0.1 * torch.randn(hidden), (0.3 * torch.randn(hidden)).exp()
+        smoothing.rewrite_inputs(block.mlp.fc2, Smoothing(centre, 1 / inverse, 0.0))
         most = library.largest_weight_sum
         own = vitquant_int8.block_tensors(path, block, centre, inverse, moments, most)
         tensors |= own

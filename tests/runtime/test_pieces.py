@@ -12,7 +12,7 @@ from vitquant.runtime.library import Library
 from vitquant.runtime.packing import Packer, aligned, sums_of_four
 
 Array = NDArray[Any]
-EXP2_ERROR = 4e-6  # relative, of the polynomial
+EXP2_ERROR = 3e-6  # relative, of the polynomial
 GELU_ERROR = 2.1e-4
 HEADS = [
     (17, 2, 32),

@@ -47,11 +47,9 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
         UnsupportedError: the model is no plain ViT, or the native code cannot be compiled.
     """
     model = load_model(fp32)
+    add_biases(model)
     description, tensors = describe(model), {}
     most = Library().largest_weight_sum  # compiled now, and not when it is first loaded
-    for block in model.backbone.blocks:
-        if block.attn.qkv.bias is None:
-            block.attn.qkv.bias = nn.Parameter(torch.zeros(block.attn.qkv.out_features), requires_grad=False)
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration))
     chosen, moments = smoothing.smooth(model, images, per_token=True)
     for index, block in enumerate(model.backbone.blocks):
@@ -77,6 +75,13 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         return torch.from_numpy(packed.forward(images.numpy(), torch.get_num_threads()))
 
     return forward
+
+
+def add_biases(model: Any) -> None:
+    """Give the blocks' linear layers that have no bias one of zeros."""
+    for name, layer in model.backbone.blocks.named_modules():
+        if name.partition(".")[2] in LAYERS and isinstance(layer, nn.Linear) and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features), requires_grad=False)
 
 
 def describe(model: Any) -> Description:

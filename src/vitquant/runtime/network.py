@@ -149,7 +149,7 @@ class Network:
             )
             hidden = pack.outputs(its.hidden)
             return packing.Block(
-                *(norm(f"{path}.norm1"), pack.qkv(*qkv, its.heads), pack.proj(*proj, its.heads)),
+                *(norm(f"{path}.norm1"), pack.qkv(*qkv, its.heads), pack.linear(*proj)),
                 *(norm(f"{path}.norm2"), pack.linear(*fc1)),
                 *(pack.array(tensors.pop(f"{path}.mlp.{part}"), hidden) for part in ("centre", "inverse")),
                 pack.linear(*fc2),
@@ -166,7 +166,7 @@ class Network:
             *(patches, before, norm("backbone.norm"), ctypes.addressof(blocks)),
             pack.array(head, its.classes, 2, pack.outputs(its.width)),
             pack.array(tensors.pop("head.bias"), its.classes),
-            *(its.blocks, its.heads, pack.head(its.depth), its.tokens, its.width, its.classes),
+            *(its.blocks, its.heads, its.depth, its.tokens, its.width, its.classes),
         )
 
     def forward(self, pixels: NDArray[np.float32], threads: int) -> NDArray[np.float32]:

@@ -97,8 +97,8 @@ class Packer:
         return up(width, self._panel)
 
     def head(self, depth: int) -> int:
-        """Columns of a head's queries, filled up."""
-        return up(depth, max(GROUP, self._lanes))
+        """Columns of a head's queries, keys or values, filled up."""
+        return up(depth, self._lanes)
 
     def array(self, values: Array, *shape: int) -> int:
         """The address of a copy of `values`, filled up with zeros to `shape`."""
@@ -149,16 +149,6 @@ class Packer:
         base = np.ones(len(scale), np.float32)
         base[: heads * depth] = math.log2(math.e)
         return self.linear(by_heads(weight), by_heads(scale * base)[:, 0], by_heads(bias * base)[:, 0])
-
-    def proj(self, weight: Array, scale: Array, bias: Array, heads: int) -> Any:
-        """The layer after attention, whose heads are filled up."""
-        outputs, width = weight.shape
-        depth = width // heads
-        if self.head(depth) != depth:
-            filled = np.zeros((outputs, heads, self.head(depth)), np.int8)
-            filled[:, :, :depth] = weight.reshape(outputs, heads, depth)
-            weight = filled.reshape(outputs, -1)
-        return self.linear(weight, scale, bias)
 
     def patches(self, weight: Array, tokens: Array, side: int, prefix: int) -> Any:
         """The patches' embedding.

@@ -27,21 +27,22 @@ struct Network {
     const float *head_weight, *head_bias;  // (classes, 2 * stride): of the class token, of the patches' mean
     int64_t block_count, heads, depth, tokens, width, classes;
 
-    Heads heads_of(const Block& block) const { return {heads, tokens, depth, block.qkv}; }
+    int64_t filled_depth() const { return (depth + LANES - 1) / LANES * LANES; }
+    Heads heads_of(const Block& block) const { return {heads, tokens, filled_depth(), block.qkv}; }
     int64_t stride() const { return patches.outputs; }  // of a token
     int64_t pixels() const { return patches.channels * patches.side * patches.side; }
     int64_t outputs() const { return classes + width; }
 };
 
 struct ImageBuffers {
-    float *tokens, *attention;  // row t is token t
+    float *tokens, *attention;  // row t is token t; attention's heads are filled up
     Rows normed, attended, hidden;
 
     ImageBuffers(Memory& memory, const Network& network) {
         const Block& block = network.blocks[0];
         const int64_t rows = network.tokens + 1;
         tokens = memory.take<float>(network.tokens * network.stride());
-        attention = memory.take<float>(network.tokens * block.proj.width);
+        attention = memory.take<float>(network.tokens * network.heads * network.filled_depth());
         for (auto [quantized, layer] : {std::pair{&normed, &block.qkv}, {&attended, &block.proj}, {&hidden, &block.fc2}})
             *quantized = {memory.take<uint8_t>(rows * layer->width), memory.take<float>(rows), layer->width};
     }
@@ -56,7 +57,7 @@ struct ThreadBuffers {
     ThreadBuffers(Memory& memory, const Network& network)
         : head(memory, network.heads_of(network.blocks[0])), patch(memory, network.patches) {
         band = memory.take<float>(BAND * network.blocks[0].fc1.outputs);
-        row = memory.take<float>(network.stride());
+        row = memory.take<float>(std::max(network.stride(), network.blocks[0].proj.width));
         features = memory.take<float>(2 * network.stride());
         largest = memory.take<Floats>(BAND);
     }
@@ -104,7 +105,7 @@ class Pass {
             attend(*block);
             barrier();
             for (int64_t row = std::max<int64_t>(first, 1); row < last; row++) {
-                const float* x = image.attention + (row - 1) * image.attended.width;
+                const float* x = attended(row);
                 quantize(x, largest_magnitude(x, image.attended.width), image.attended, row);
             }
             add(block->proj, image.attended, block->fc1, &block->norm2);
@@ -149,6 +150,17 @@ class Pass {
             attend_head(heads, head, query, std::min(stop, heads.tokens), image.normed, block.proj, own.head,
                         image.attention);
         }
+    }
+
+    // Attention's result for a row, head beside head.
+    const float* attended(int64_t row) const {
+        const int64_t depth = network.depth, filled = network.filled_depth();
+        const float* heads = image.attention + (row - 1) * network.heads * filled;
+        if (depth == filled && network.heads * depth == image.attended.width) return heads;
+        std::fill_n(own.row, image.attended.width, 0.0f);
+        for (int64_t head = 0; head < network.heads; head++)
+            std::copy_n(heads + head * filled, depth, own.row + head * depth);
+        return own.row;
     }
 
     template <class Use>

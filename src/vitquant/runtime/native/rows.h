@@ -20,6 +20,18 @@ struct Rows {  // of an image, quantized: the input of a linear layer
     int64_t width;  // a multiple of LANES
 };
 
+// What `combine` makes of term(i) for all i below `count`, LANES at a time: in four lines, so that none waits for the other.
+template <class Term, class Combine>
+INLINE Floats over_vectors(int64_t count, Term term, Combine combine) {
+    Floats line[4]{};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= count; i += 4 * LANES)
+        UNROLL for (int j = 0; j < 4; j++) line[j] = combine(line[j], term(i + j * LANES));
+    for (; i < count; i += LANES) line[0] = combine(line[0], term(i));
+    return combine(combine(line[0], line[1]), combine(line[2], line[3]));
+}
+INLINE Floats plus(Floats a, Floats b) { return a + b; }
+
 // Row `row` of `rows` becomes x, whose largest magnitude is `largest`; with row 1, the class token's high part, row 0.
 INLINE void quantize(const float* x, float largest, const Rows& rows, int64_t row) {
     const int64_t width = rows.width;
@@ -42,9 +54,7 @@ INLINE void quantize(const float* x, float largest, const Rows& rows, int64_t ro
 }
 
 INLINE float largest_magnitude(const float* x, int64_t count) {  // a multiple of LANES
-    Floats largest{};
-    for (int64_t i = 0; i < count; i += LANES) largest = larger(largest, magnitude(floats_at(x + i)));
-    return largest_of(largest);
+    return largest_of(over_vectors(count, [=](int64_t i) { return magnitude(floats_at(x + i)); }, larger));
 }
 
 struct Norm {  // LayerNorm; gain and shift are 0 beyond `width`, up to a multiple of LANES
@@ -60,15 +70,13 @@ struct Moments {
 // Of x, which is 0 beyond the norm's width.
 INLINE Moments moments(const float* x, const Norm& norm) {
     const int64_t whole = norm.width / LANES * LANES;
-    Floats total{};
-    for (int64_t i = 0; i < norm.width; i += LANES) total += floats_at(x + i);
+    const Floats total = over_vectors(norm.width, [=](int64_t i) { return floats_at(x + i); }, plus);
     const Floats mean = every(sum_of(total) / norm.width);
-    Floats squares{};
-    for (int64_t i = 0; i < whole; i += LANES) {
+    const auto square = [=](int64_t i) {
         const Floats off = floats_at(x + i) - mean;
-        squares = fma(off, off, squares);
-    }
-    float variance = sum_of(squares);
+        return off * off;
+    };
+    float variance = sum_of(over_vectors(whole, square, plus));
     for (int64_t i = whole; i < norm.width; i++) variance += (x[i] - mean[0]) * (x[i] - mean[0]);
     return {mean, every(1.0f / std::sqrt(variance / norm.width + norm.epsilon))};
 }
