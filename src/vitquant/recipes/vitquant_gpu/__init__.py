@@ -1,9 +1,10 @@
 """An 8-bit ViT on a GPU: few kernels of our own, and 8 bits between them.
 
-Smoothed, and in INT8 rounded by GPTQ, by the calibration images; folded as in vitquant-int8. LayerNorm gives each token
-its scale. What attention and GELU give has one scale for all tokens, found on the calibration images (`static`, the fast
-way), or a scale for each token and head, or group of hidden columns, found at run time (`dynamic`, the safe way). With
-`format: bfloat16` the same kernels run without 8 bits: what is left of a difference then is fusion's.
+INT8 is smoothed and rounded by GPTQ, by the calibration images, and folded as in vitquant-int8; FP8 needs neither.
+LayerNorm gives each token its scale. What attention and GELU give has one scale for all tokens, found on the calibration
+images (`static`, the fast way), or a scale for each token and head, or group of hidden columns, found at run time
+(`dynamic`, the safe way). With `float16` or `bfloat16` the same kernels run without 8 bits: what is left of a difference
+then is fusion's.
 
 The kernels are Triton's, for GPUs of compute capability 8.0 and later; on the CPU PyTorch computes the same, slowly.
 """
@@ -32,15 +33,15 @@ from vitquant.traits import Traits
 class Options(Section):
     """What params.yaml may say of this recipe."""
 
-    format: Literal["int8", "float8", "bfloat16"]
-    """Of the linear layers' weights and inputs."""
+    format: Literal["int8", "float8", "float16", "bfloat16"]
+    """Of the linear layers' weights and inputs. With 8 bits, all else but norms and head is FP16."""
     scales: Literal["static", "dynamic"]
-    """Of what attention and GELU give: fixed by the calibration images, or found at run time. BF16 has none."""
+    """Of what attention and GELU give: fixed by the calibration images, or found at run time. 16 bits have none."""
 
 
 def traits(options: Options) -> Traits:
     """Of a recipe with these options."""
-    bits = 16 if options.format == "bfloat16" else 8
+    bits = 8 * weights.TYPES[options.format].itemsize
     return Traits(
         weight_bits=bits,
         activation_bits=bits,
@@ -73,7 +74,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         UnsupportedError: the GPU lacks the numbers' type.
     """
     options = Options.model_validate(artifact.spec.options)
-    for needed in ("bfloat16", options.format):
+    for needed in ("bfloat16", options.format):  # the kernels need 8.0, as BF16 does
         check_capability(needed, device)
     static = options.scales == "static"
     model, tensors = empty_model(artifact), read_weights(artifact.path)

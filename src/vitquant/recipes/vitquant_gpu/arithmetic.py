@@ -59,6 +59,12 @@ def element(kind: Any) -> Any:
 
 
 @triton.constexpr_function
+def quantized(kind: Any) -> bool:
+    """Whether a type has 8 bits, and values with a scale; else it has 16, and its values are what they are."""
+    return bool(kind == tl.int8 or kind == tl.float8e4nv)
+
+
+@triton.constexpr_function
 def largest(kind: Any) -> float:
     """The largest magnitude that a scale maps to."""
     return 127.0 if kind == tl.int8 else 448.0

@@ -1,7 +1,7 @@
-"""Attention of BF16 queries, keys and values, softmax in base 2, with 8-bit output.
+"""Attention of 16-bit queries, keys and values, softmax in base 2, with 8-bit output.
 
 Whole tiles of keys and their values, then the keys that are left: one by vector arithmetic (257 tokens are 256 and one),
-several as a smaller tile. The last query can go the same two ways (ALONE). Softmax is taken tile by tile (Milakov & Gimelshein 2018, arXiv:1805.02867), as in
+several as a smaller tile. Softmax is taken tile by tile (Milakov & Gimelshein 2018, arXiv:1805.02867), as in
 FlashAttention (Dao et al. 2022, arXiv:2205.14135). Where all whole tiles are one, a program keeps it for all its queries.
 """
 
@@ -15,6 +15,7 @@ from vitquant.recipes.vitquant_gpu.arithmetic import (
     element,
     load_tile,
     multiplied,
+    quantized,
     rounded,
     scaled,
 )
@@ -22,8 +23,6 @@ from vitquant.recipes.vitquant_gpu.launch import Gpu, launch, matrix
 from vitquant.recipes.vitquant_gpu.tiles import AttentionTile
 
 SMALLEST_TILE = 16  # of what a tensor core multiplies
-HEADS = (32, 64, 128)
-"""Sizes of a head that the kernel takes."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -36,42 +35,21 @@ def further_keys(query, key, value, peak, total, result, left, MASKED: tl.conste
     shrink = tl.math.exp2(peak - new_peak)
     share = tl.math.exp2(score - new_peak[:, None])
     total = total * shrink + tl.sum(share, 1)
-    return new_peak, total, multiplied(share.to(tl.bfloat16), value, result * shrink[:, None])
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def give(  # type: ignore[no-untyped-def]
-    result, at_row, factor, out, out_scale, clipped, first, head, rows,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, SCALED: tl.constexpr, COUNT: tl.constexpr,
-):  # fmt: skip
-    """Round and write what the queries `at_row` of an image, which starts at row `first`, have found."""
-    KIND: tl.constexpr = element(out.dtype)
-    inner = tl.arange(0, HEAD)
-    inside = at_row < TOKENS
-    if SCALED:
-        values, scales = scaled(result, KIND)
-        tl.store(out_scale + head * rows + first + at_row, scales, mask=inside)
-    else:
-        if KIND != tl.bfloat16:
-            result = result * factor
-            if COUNT:
-                count_clipped(clipped, result, inside[:, None] & (inner < HEAD)[None, :], KIND)
-        values = rounded(result, KIND)
-    at = out + (first + at_row).to(tl.int64)[:, None] * WIDTH + head * HEAD + inner[None, :]
-    tl.store(at, values, mask=inside[:, None])
+    return new_peak, total, multiplied(share.to(value.dtype), value, result * shrink[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def attention_kernel(  # type: ignore[no-untyped-def]
     query_tiles, key_tiles, last_tiles, qkv, multiplier, out, out_scale, clipped, rows,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    LAST: tl.constexpr, REPEAT: tl.constexpr, ALONE: tl.constexpr, SCALED: tl.constexpr, COUNT: tl.constexpr,
-    TMA: tl.constexpr, EARLY: tl.constexpr,
+    LAST: tl.constexpr, REPEAT: tl.constexpr, SCALED: tl.constexpr, COUNT: tl.constexpr, TMA: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """`query_tiles`, `key_tiles` and `last_tiles` are all of qkv, BF16 (images × TOKENS, 3 × WIDTH)."""
+    """`query_tiles`, `key_tiles` and `last_tiles` are all of qkv (images × TOKENS, 3 × WIDTH)."""
     HEADS: tl.constexpr = WIDTH // HEAD
     WHOLE: tl.constexpr = TOKENS // KEYS
     LEFT: tl.constexpr = TOKENS % KEYS
+    KIND: tl.constexpr = element(out.dtype)
     after_previous(EARLY)
     head = tl.program_id(0) % HEADS
     first = tl.program_id(0) // HEADS * TOKENS
@@ -89,8 +67,7 @@ def attention_kernel(  # type: ignore[no-untyped-def]
     elif LEFT > 1:
         last_key = load_tile(last_tiles, first + WHOLE * KEYS, at_key, rows, 3 * WIDTH, LAST, HEAD, True, TMA)
         last_value = load_tile(last_tiles, first + WHOLE * KEYS, at_value, rows, 3 * WIDTH, LAST, HEAD, True, TMA)
-    factor = 1.0
-    if element(out.dtype) != tl.bfloat16 and not SCALED:
+    if quantized(KIND) and not SCALED:
         factor = tl.load(multiplier)
     for number in range(REPEAT):
         start = (tl.program_id(1) * REPEAT + number) * QUERIES
@@ -114,22 +91,18 @@ def attention_kernel(  # type: ignore[no-untyped-def]
             peak, total, result = further_keys(query, last_key, last_value, peak, total, result, LEFT, True)
         result = result * (1.0 / total)[:, None]
         at_row = start + tl.arange(0, QUERIES)
-        give(result, at_row, factor, out, out_scale, clipped, first, head, rows, TOKENS, WIDTH, HEAD, SCALED, COUNT)
-    if ALONE:
-        if tl.program_id(1) == 0:
-            at_token = tl.arange(0, KEYS)
-            at_keys = qkv + (first + at_token).to(tl.int64)[:, None] * (3 * WIDTH) + head * HEAD + inner[None, :]
-            one = tl.load(at_last).to(tl.float32)
-            score = tl.sum(tl.load(at_keys + WIDTH).to(tl.float32) * one[None, :], 1)
-            own = tl.sum(one * last_key, 0)
-            top = tl.maximum(tl.max(score, 0), own)
-            share = tl.math.exp2(score - top)
-            own = tl.math.exp2(own - top)
-            mean = tl.sum(share[:, None] * tl.load(at_keys + 2 * WIDTH).to(tl.float32), 0) + own * last_value
-            mean = mean / (tl.sum(share, 0) + own)
-            row = TOKENS - 1 + tl.arange(0, 4)  # the row itself, and three that are none: 8-bit values come in fours
-            give(mean[None, :] + tl.zeros((4, HEAD), dtype=tl.float32), row, factor, out, out_scale, clipped, first,
-                 head, rows, TOKENS, WIDTH, HEAD, SCALED, COUNT)  # fmt: skip
+        inside = at_row < TOKENS
+        if SCALED:
+            values, scales = scaled(result, KIND)
+            tl.store(out_scale + head * rows + first + at_row, scales, mask=inside)
+        else:
+            if quantized(KIND):
+                result = result * factor
+                if COUNT:
+                    count_clipped(clipped, result, inside[:, None] & (inner < HEAD)[None, :], KIND)
+            values = rounded(result, KIND)
+        at = out + (first + at_row).to(tl.int64)[:, None] * WIDTH + head * HEAD + inner[None, :]
+        tl.store(at, values, mask=inside[:, None])
 
 
 def attention(  # noqa: PLR0913
@@ -145,25 +118,25 @@ def attention(  # noqa: PLR0913
     clipped: Tensor | None = None,
     early: bool = False,
 ) -> None:
-    """Queries, keys and values of all images' tokens, BF16 (M, 3 × width), to `out`, (M, width), 8 bits or BF16.
+    """Queries, keys and values of all images' tokens, 16 bits (M, 3 × width), to `out`, (M, width), 8 or 16 bits.
 
     Queries hold the factor log₂(e) / √head.
 
     Args:
         tokens: of an image.
-        head: a head's size, one of HEADS.
+        head: a head's size, 32, 64 or 128.
         multiplier: float32 (1,): 1 over the output's scale, where that is static.
         out_scale: float32 (heads, M), written; then the output has a scale for each token and head.
         clipped: int64 (), to which is added how many values the 8 bits could not hold.
     """
     rows, width = out.shape
-    left, queries = tokens % tile.keys, tokens - tile.alone
+    left = tokens % tile.keys
     last = max(triton.next_power_of_2(left), SMALLEST_TILE)
     launch(
-        attention_kernel, (rows // tokens * (width // head), triton.cdiv(queries, tile.queries * tile.repeat)),
+        attention_kernel, (rows // tokens * (width // head), triton.cdiv(tokens, tile.queries * tile.repeat)),
         matrix(qkv, gpu, tile.queries, head), matrix(qkv, gpu, tile.keys, head), matrix(qkv, gpu, last, head),
         qkv, multiplier, out, out_scale, clipped, rows,
         TOKENS=tokens, WIDTH=width, HEAD=head, QUERIES=tile.queries, KEYS=tile.keys, LAST=last, REPEAT=tile.repeat,
-        ALONE=tile.alone, SCALED=out_scale is not None, COUNT=clipped is not None, TMA=gpu.tma, early=early,
+        SCALED=out_scale is not None, COUNT=clipped is not None, TMA=gpu.tma, early=early,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

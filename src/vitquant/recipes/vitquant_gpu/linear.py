@@ -1,11 +1,11 @@
-"""A linear layer over 8-bit or BF16 values in one kernel, with all that follows up to the next kernel's input.
+"""A linear layer over values of 8 or 16 bits in one kernel, with all that follows up to the next kernel's input.
 
     (x · weightᵀ) × scales + bias, and then, by `follows`:
-    PLAIN       nothing: BF16, for attention
+    PLAIN       nothing: 16 bits, for attention
     GELU        (GELU × multiplier + offset), rounded with the scale that the multiplier holds
     GELU_SCALED the same, with a scale for each token and group of GROUP columns, found here
-    RESIDUAL    + the residual stream, BF16, in place
-    TOKENS      + the position, written to the patches' rows of the residual stream, BF16
+    RESIDUAL    + the residual stream, 16 bits, in place
+    TOKENS      + the position, written to the patches' rows of the residual stream
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from vitquant.recipes.vitquant_gpu.arithmetic import (
     gelu,
     load_tile,
     multiplied,
+    quantized,
     rounded,
     scaled,
     store_tile,
@@ -68,12 +69,12 @@ def follow(  # type: ignore[no-untyped-def]
         both = (at_row < rows)[:, None] & inside[None, :]
         at_position = residual + (PREFIX + patch)[:, None] * WIDTH + at_column[None, :]
         value = value + tl.load(at_position, mask=both, other=0.0).to(tl.float32)
-        tl.store(out + at_token.to(tl.int64)[:, None] * WIDTH + at_column[None, :], value.to(tl.bfloat16), mask=both)
+        tl.store(out + at_token.to(tl.int64)[:, None] * WIDTH + at_column[None, :], value.to(out.dtype.element_ty), mask=both)
     else:
         KIND: tl.constexpr = element(out.dtype)
         if FOLLOWS == GELU or FOLLOWS == GELU_SCALED:
             value = gelu(value)
-            if KIND != tl.bfloat16:
+            if quantized(KIND):
                 value = value * load_columns(multiplier, at_column, WIDTH, EVEN)
                 value = value + load_columns(offset, at_column, WIDTH, EVEN)
             if COUNT:
@@ -153,9 +154,9 @@ class Linear:
     """A layer's weights on the GPU, N outputs of K inputs."""
 
     weight: Tensor
-    """int8, float8_e4m3fn or bfloat16 (N, K)."""
+    """int8, float8_e4m3fn, float16 or bfloat16 (N, K)."""
     scale: Tensor | None
-    """float32 (N,), that of a static input scale included; None with BF16."""
+    """float32 (N,), that of a static input scale included; None with 16 bits."""
     bias: Tensor
     """float32 (N,)."""
 
@@ -181,7 +182,7 @@ class Linear:
         Args:
             row_scale: of x, float32 (M,), or by group of columns, (K / tile.depth, M).
             multiplier: float32 (N,), of GELU's result, as is `offset`.
-            residual: BF16 (M, N), or with TOKENS the positions, (tokens, N).
+            residual: 16 bits (M, N), or with TOKENS the positions, (tokens, N).
             out_scale: float32 (N / GROUP, M), written with GELU_SCALED.
             clipped: int64 (), to which GELU adds how many values the 8 bits could not hold.
             prefix: with TOKENS, tokens before an image's patches.

@@ -1,7 +1,7 @@
 """The whole ViT as a row of kernels.
 
 Seven for each block: LayerNorm, qkv, attention, proj with the residual sum, LayerNorm, fc1 with GELU, and fc2 with the
-residual sum. What they hand on has 8 bits, but for queries, keys, values and the residual stream, which are BF16.
+residual sum. What they hand on has 8 bits, but for queries, keys, values and the residual stream, which have 16.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ class Buffers:
 
     patches: Tensor
     x: Tensor
-    """The residual stream, BF16 (M, width)."""
+    """The residual stream, 16 bits (M, width)."""
     normed: Tensor
     normed_scale: Tensor
     qkv: Tensor
@@ -54,11 +54,13 @@ class Network:
     ) -> None:
         self.shape, self.gpu, self.device = shape, gpu, device
         self.tensors = {name: tensor.to(device).contiguous() for name, tensor in tensors.items()}
-        self.positions = positions.to(device).bfloat16()
         self.type = tensors["backbone.blocks.0.attn.qkv.weight"].dtype
-        self.scaled = not static and self.type != torch.bfloat16
+        self.quantized = self.type.itemsize == 1
+        self.floats = torch.float16 if self.quantized else self.type
+        self.scaled = self.quantized and not static
+        self.positions = positions.to(device, self.floats)
         kernel = self.tensors.pop("backbone.patch_embed.proj.weight").flatten(1)
-        kernel = F.pad(kernel, (0, patches.padded_depth(shape.side) - kernel.shape[1])).bfloat16()
+        kernel = F.pad(kernel, (0, patches.padded_depth(shape.side) - kernel.shape[1])).to(self.floats)
         self.embedding = Linear(kernel, None, self.tensors["backbone.patch_embed.proj.bias"])
         names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         self.layers = [[self._linear(f"backbone.blocks.{i}.{name}") for name in names] for i in range(shape.blocks)]
@@ -89,11 +91,11 @@ class Network:
             return torch.empty(size, dtype=dtype, device=self.device)
 
         return Buffers(
-            patches=new(count * shape.patches, patches.padded_depth(shape.side), dtype=torch.bfloat16),
-            x=new(rows, shape.width, dtype=torch.bfloat16),
+            patches=new(count * shape.patches, patches.padded_depth(shape.side), dtype=self.floats),
+            x=new(rows, shape.width, dtype=self.floats),
             normed=new(rows, shape.width, dtype=self.type),
             normed_scale=new(rows, dtype=torch.float32),
-            qkv=new(rows, 3 * shape.width, dtype=torch.bfloat16),
+            qkv=new(rows, 3 * shape.width, dtype=self.floats),
             attended=new(rows, shape.width, dtype=self.type),
             attended_scale=new(shape.width // shape.head, rows, dtype=torch.float32) if self.scaled else None,
             hidden=new(rows, shape.hidden, dtype=self.type),
@@ -134,8 +136,7 @@ class Network:
         shape, gpu, x = self.shape, self.gpu, buffers.x
         qkv, proj, fc1, fc2 = self.layers[index]
         path = f"backbone.blocks.{index}"
-        quantized = self.type != torch.bfloat16
-        row_scale = buffers.normed_scale if quantized else None
+        row_scale = buffers.normed_scale if self.quantized else None
         self._norm(f"{path}.norm1", shape.epsilons[index][0], buffers, early)
         qkv(buffers.normed, buffers.qkv, linear.PLAIN, self._tile("qkv", len(x), 3 * shape.width), gpu,
             row_scale=row_scale, early=early)  # fmt: skip
@@ -163,8 +164,8 @@ class Network:
         )  # fmt: skip
 
     def _tile(self, layer: str, rows: int, width: int) -> tiles.Tile:
-        if self.type == torch.bfloat16:
-            return tiles.choose(self.gpu, "bf16-wide" if layer in ("qkv", "fc1") else "bf16-residual", rows, width)
+        if not self.quantized:
+            return tiles.choose(self.gpu, "wide-16" if layer in ("qkv", "fc1") else "residual-16", rows, width)
         if not self.scaled or layer == "qkv":
             return tiles.choose(self.gpu, layer, rows, width)
         tile = tiles.choose(self.gpu, f"{layer}-scaled", rows, width)

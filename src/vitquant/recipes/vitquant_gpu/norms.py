@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vitquant.recipes.vitquant_gpu.arithmetic import after_previous, element, rounded, scaled
+from vitquant.recipes.vitquant_gpu.arithmetic import after_previous, element, quantized, rounded, scaled
 from vitquant.recipes.vitquant_gpu.launch import launch
 
 FEW = tl.constexpr(8)  # rows or classes at a time
@@ -36,12 +36,12 @@ def norm_kernel(  # type: ignore[no-untyped-def]
     at = at_row.to(tl.int64)[:, None] * WIDTH + column[None, :]
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     result = normalised(value, gains, shifts, inside, WIDTH, EPSILON)
-    if KIND == tl.bfloat16:
-        tl.store(out + at, result.to(tl.bfloat16), mask=mask)
-    else:
+    if quantized(KIND):
         values, scales = scaled(result, KIND)
         tl.store(out + at, values, mask=mask)
         tl.store(out_scale + at_row, scales, mask=at_row < rows)
+    else:
+        tl.store(out + at, rounded(result, KIND), mask=mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -115,7 +115,7 @@ def norm(  # noqa: PLR0913
     warps: int,
     early: bool = False,
 ) -> None:
-    """LayerNorm of BF16 (M, width) to 8 bits with a scale for each row, float32 (M,), or to BF16.
+    """LayerNorm of 16 bits (M, width) to 8 with a scale for each row, float32 (M,), or to 16.
 
     Args:
         gain: float32 (width,), as is `shift`.
@@ -132,7 +132,7 @@ def norm(  # noqa: PLR0913
 def last_norm(  # noqa: PLR0913
     x: Tensor, gain: Tensor, shift: Tensor, epsilon: float, sums: Tensor, tokens: int, prefix: int, *, early: bool
 ) -> None:
-    """LayerNorm of the tokens, BF16 (images × tokens, width), to `sums`, float32 (images, parts + 1, width).
+    """LayerNorm of the tokens, 16 bits (images × tokens, width), to `sums`, float32 (images, parts + 1, width).
 
     There are an image's patches, in so many parts, and its class token.
     """

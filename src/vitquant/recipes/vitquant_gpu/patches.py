@@ -32,7 +32,7 @@ def patches_kernel(  # type: ignore[no-untyped-def]
     mask = (across < ACROSS)[:, None]
     pixels = tl.load(at, mask=mask & (value < 3 * SIDE * SIDE)[None, :], other=0.0)
     row = (image * ACROSS + down).to(tl.int64) * ACROSS + across
-    tl.store(patches + row[:, None] * DEPTH + value[None, :], pixels.to(tl.bfloat16), mask=mask)
+    tl.store(patches + row[:, None] * DEPTH + value[None, :], pixels.to(patches.dtype.element_ty), mask=mask)
     if down == 0 and tl.program_id(1) == 0:
         token = tl.arange(0, PADDED_PREFIX)
         column = tl.arange(0, PADDED)
@@ -50,11 +50,11 @@ def padded_depth(side: int) -> int:
 def copy_patches(
     images: Tensor, patches: Tensor, positions: Tensor, tokens: Tensor, side: int, prefix: int, *, early: bool = False
 ) -> None:
-    """Images, float32 (N, 3, H, H), to `patches`, BF16 (N × patches, padded_depth), and their first tokens to `tokens`.
+    """Images, float32 (N, 3, H, H), to `patches`, 16 bits (N × patches, padded_depth), and the first tokens to `tokens`.
 
     Args:
-        positions: what each token of an image starts with, BF16 (tokens, width); the first `prefix` are no patches'.
-        tokens: BF16 (N × tokens, width).
+        positions: what each token of an image starts with, 16 bits (tokens, width); the first `prefix` are no patches'.
+        tokens: 16 bits (N × tokens, width).
         side: of a patch, pixels.
     """
     count, _, height, _ = images.shape

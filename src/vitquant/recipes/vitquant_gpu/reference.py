@@ -26,16 +26,18 @@ class Reference:
 
     def __init__(self, tensors: dict[str, Tensor], positions: Tensor, shape: Shape, *, static: bool) -> None:
         self.tensors, self.shape, self.static = tensors, shape, static
-        self.positions = _bf16(positions)
-        self.number = NUMBERS[tensors["backbone.blocks.0.attn.qkv.weight"].dtype]
+        number = NUMBERS[tensors["backbone.blocks.0.attn.qkv.weight"].dtype]
+        self.number, self.quantized = number, number in TOP
+        self.floats = torch.float16 if self.quantized else TYPES[number]
+        self.positions = self._16(positions)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images, float32 (N, 3, H, H), to logits and class token, float32 (N, classes + width)."""
         shape, tensors = self.shape, self.tensors
         kernel, bias = (tensors[f"backbone.patch_embed.proj.{part}"] for part in ("weight", "bias"))
-        embedded = F.conv2d(_bf16(images), _bf16(kernel), bias, stride=shape.side).flatten(2).transpose(1, 2)
+        embedded = F.conv2d(self._16(images), self._16(kernel), bias, stride=shape.side).flatten(2).transpose(1, 2)
         first = self.positions[: shape.prefix].expand(len(images), -1, -1)
-        x = torch.cat([first, _bf16(embedded + self.positions[shape.prefix :])], dim=1)
+        x = torch.cat([first, self._16(embedded + self.positions[shape.prefix :])], dim=1)
         for index in range(shape.blocks):
             x = self._block(index, x)
         last = self._norm("backbone.norm", x, shape.last_epsilon)
@@ -46,19 +48,19 @@ class Reference:
     def _block(self, index: int, x: Tensor) -> Tensor:
         path, (first, second), head = f"backbone.blocks.{index}", self.shape.epsilons[index], self.shape.head
         normed = self._norm(f"{path}.norm1", x, first)
-        qkv = _bf16(self._linear(f"{path}.attn.qkv", self._rounded(normed, normed.shape[-1])))
+        qkv = self._16(self._linear(f"{path}.attn.qkv", self._rounded(normed, normed.shape[-1])))
         query, key, value = qkv.unflatten(2, (3, -1, head)).permute(2, 0, 3, 1, 4)
         score = query @ key.transpose(2, 3)
         share = torch.exp2(score - score.amax(dim=-1, keepdim=True))
-        attended = (_bf16(share) @ value / share.sum(dim=-1, keepdim=True)).transpose(1, 2).flatten(2)
+        attended = (self._16(share) @ value / share.sum(dim=-1, keepdim=True)).transpose(1, 2).flatten(2)
         attended = self._static_or_rounded(f"{path}.attn", attended, head)
-        x = _bf16(x + self._linear(f"{path}.attn.proj", attended))
+        x = self._16(x + self._linear(f"{path}.attn.proj", attended))
         normed = self._norm(f"{path}.norm2", x, second)
         hidden = F.gelu(self._linear(f"{path}.mlp.fc1", self._rounded(normed, normed.shape[-1])))
-        if self.number != "bfloat16":
+        if self.quantized:
             hidden = hidden * self.tensors[f"{path}.mlp.multiplier"] + self.tensors[f"{path}.mlp.offset"]
-        hidden = self._to_8_bits(hidden) if self.static else self._rounded(hidden, GROUP)
-        return _bf16(x + self._linear(f"{path}.mlp.fc2", hidden))
+        hidden = self._to_8_bits(hidden) if self.static and self.quantized else self._rounded(hidden, GROUP)
+        return self._16(x + self._linear(f"{path}.mlp.fc2", hidden))
 
     def _norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
         centred = x - x.mean(dim=-1, keepdim=True)
@@ -67,28 +69,26 @@ class Reference:
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         weight, bias = (self.tensors[f"{name}.{part}"].float() for part in ("weight", "bias"))
-        return F.linear(x, weight if self.number == "bfloat16" else weight * self.tensors[f"{name}.scale"][:, None], bias)
+        return F.linear(x, weight * self.tensors[f"{name}.scale"][:, None] if self.quantized else weight, bias)
 
     def _static_or_rounded(self, name: str, x: Tensor, group: int) -> Tensor:
-        if self.static and self.number != "bfloat16":
+        if self.static and self.quantized:
             return self._to_8_bits(x * self.tensors[f"{name}.multiplier"])
         return self._rounded(x, group)
 
     def _rounded(self, x: Tensor, group: int) -> Tensor:
-        """Rounded to what 8 bits hold with a scale for each `group` of columns, or to BF16."""
-        if self.number == "bfloat16":
-            return _bf16(x)
+        """Rounded to what 8 bits hold with a scale for each `group` of columns, or to what 16 do."""
+        if not self.quantized:
+            return self._16(x)
         groups = x.split(group, dim=-1)
         scales = [part.abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / TOP[self.number] for part in groups]
         return torch.cat([self._to_8_bits(part / s) * s for part, s in zip(groups, scales, strict=True)], dim=-1)
 
     def _to_8_bits(self, x: Tensor) -> Tensor:
-        if self.number == "bfloat16":
-            return _bf16(x)
         if self.number == "int8":
             return x.round().clamp(-128, 127)
         return x.clamp(-TOP["float8"], TOP["float8"]).to(TYPES["float8"]).float()
 
-
-def _bf16(x: Tensor) -> Tensor:
-    return x.bfloat16().float()
+    def _16(self, x: Tensor) -> Tensor:
+        """Rounded to the type of what is not quantized."""
+        return x.to(self.floats).float()
