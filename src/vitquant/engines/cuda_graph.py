@@ -19,6 +19,9 @@ WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libr
 def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Compile `blocks`, a part of `model`, in place; the function from images to outputs that `model` is.
 
+    Args:
+        blocks: compiled child by child, but `model` itself as one.
+
     Raises:
         UnsupportedError: torch.compile cannot work where the cache is.
         VitquantError: the cache cannot be made.
@@ -26,9 +29,13 @@ def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) ->
     cache.for_inductor()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     torch._dynamo.config.recompile_limit = BATCH_SIZES
-    for name, block in list(blocks.named_children()):
-        setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))
-    return Graphed(model) if device.type == "cuda" else model
+    function: Callable[[Tensor], Tensor] = model
+    if blocks is model:
+        function = torch.compile(model, dynamic=False, fullgraph=True)
+    else:
+        for name, block in list(blocks.named_children()):
+            setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))
+    return Graphed(function) if device.type == "cuda" else function
 
 
 class Graphed:

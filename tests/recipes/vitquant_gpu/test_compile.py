@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,8 @@ class Driver:
     def get_current_device(self) -> int:
         return self.capability  # Triton keeps what it has compiled by device
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, _: int) -> int:
         return 0
-
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    driver.reset_active()
 
 
 def compiled(capability: int, number: str, images: int, *, static: bool) -> list[Any]:
@@ -59,8 +52,8 @@ def compiled(capability: int, number: str, images: int, *, static: bool) -> list
     gpu = Gpu(capability, PROCESSORS[capability])
     positions = torch.empty(shape.tokens, shape.width)
     network = Network(tensors, positions, shape, gpu, torch.device("cpu"), static=static)
-    driver.set_active(Driver(capability))
-    with compiling() as kernels:
+    with pytest.MonkeyPatch.context() as patch, compiling() as kernels:
+        patch.setattr(driver, "_active", Driver(capability))
         network(torch.empty(images, 3, 224, 224))
     return kernels
 

@@ -1,10 +1,10 @@
 """An 8-bit ViT on a GPU: few kernels of our own, and 8 bits between them.
 
 INT8 is smoothed and rounded by GPTQ, by the calibration images, and folded as in vitquant-int8; FP8 needs neither.
-LayerNorm gives each token its scale. What attention and GELU give has one scale for all tokens, found on the calibration
-images (`static`, the fast way), or a scale for each token and head, or group of hidden columns, found at run time
-(`dynamic`, the safe way). With `float16` or `bfloat16` the same kernels run without 8 bits: what is left of a difference
-then is fusion's.
+LayerNorm gives each token its scale. What attention and GELU give has one scale for all tokens, found on the
+calibration images (`static`, the fast way), or a scale for each token and head, or group of hidden columns, found at
+run time (`dynamic`, the safe way). With `float16` or `bfloat16` the same kernels run without 8 bits: what is left of a
+difference then is fusion's. docs/vitquant-gpu.md has what it gives.
 
 The kernels are Triton's, for GPUs of compute capability 8.0 and later; on the CPU PyTorch computes the same, slowly.
 """
@@ -90,4 +90,3 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     from vitquant.recipes.vitquant_gpu.network import Network
 
     return Graphs(Network(tensors, positions, shape_of(model), Gpu.of(device), device, static=static))
-

@@ -1,8 +1,8 @@
 """What the kernels share: tiles, rounding to 8 bits, GELU, and how one kernel follows another.
 
-A kernel is the same source for every GPU. `TMA`, a constant, says how tiles travel: by Hopper's tensor memory accelerator
-from a descriptor, or, where there is none, by pointers. Triton's interpreter, which has no inline assembly, takes the
-definitions.
+A kernel is the same source for every GPU. `TMA`, a constant, says how tiles travel: by Hopper's tensor memory
+accelerator from a descriptor, or, where there is none, by pointers. Triton's interpreter has no inline assembly, and
+takes the definitions.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def load_tile(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, EVEN: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
-    """The tile at (row, column) of a matrix (rows, WIDTH); zeros beyond its edges. EVEN: no tile reaches beyond WIDTH."""
+    """The tile at (row, column) of a matrix (rows, WIDTH); zeros beyond its edges. EVEN: none reaches beyond WIDTH."""
     if TMA:
         return source.load([row, column])
     else:
@@ -93,7 +93,9 @@ def rounded(values, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
             )  # fmt: skip
         else:
             inside = tl.minimum(tl.maximum(values, -128.0), 127.0)
-            return (inside + 12582912.0 - 12582912.0).to(tl.int8)  # 1.5 × 2²³, beyond which float32 has whole numbers only
+            return (inside + 12582912.0 - 12582912.0).to(
+                tl.int8
+            )  # 1.5 × 2²³, beyond which float32 has whole numbers only
     elif KIND == tl.float8e4nv:
         return tl.minimum(tl.maximum(values, -448.0), 448.0).to(tl.float8e4nv)
     else:

@@ -1,8 +1,8 @@
 """Attention of 16-bit queries, keys and values, softmax in base 2, with 8-bit output.
 
-Whole tiles of keys and their values, then the keys that are left: one by vector arithmetic (257 tokens are 256 and one),
+Whole tiles of keys and their values, and the keys that are left: one by vector arithmetic (257 tokens are 256 and one),
 several as a smaller tile. Softmax is taken tile by tile (Milakov & Gimelshein 2018, arXiv:1805.02867), as in
-FlashAttention (Dao et al. 2022, arXiv:2205.14135). Where all whole tiles are one, a program keeps it for all its queries.
+FlashAttention (Dao et al. 2022, arXiv:2205.14135). A single whole tile stays where it is for all queries of a program.
 """
 
 import triton
@@ -105,7 +105,7 @@ def attention_kernel(  # type: ignore[no-untyped-def]
         tl.store(at, values, mask=inside[:, None])
 
 
-def attention(  # noqa: PLR0913
+def attention(
     qkv: Tensor,
     out: Tensor,
     tokens: int,

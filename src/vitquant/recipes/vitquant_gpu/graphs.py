@@ -1,4 +1,4 @@
-"""A network called with batches of any size: as CUDA graphs where the size is common, kernel by kernel where it is not."""
+"""A network called with batches of any size: a CUDA graph where the size is common, else kernel by kernel."""
 
 import threading
 

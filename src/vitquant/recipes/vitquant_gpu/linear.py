@@ -1,16 +1,15 @@
 """A linear layer over values of 8 or 16 bits in one kernel, with all that follows up to the next kernel's input.
 
-    (x · weightᵀ) × scales + bias, and then, by `follows`:
-    PLAIN       nothing: 16 bits, for attention
-    GELU        (GELU × multiplier + offset), rounded with the scale that the multiplier holds
-    GELU_SCALED the same, with a scale for each token and group of GROUP columns, found here
-    RESIDUAL    + the residual stream, 16 bits, in place
-    TOKENS      + the position, written to the patches' rows of the residual stream
+(x · weightᵀ) × scales + bias, and then, by `follows`:
+PLAIN       nothing: 16 bits, for attention
+GELU        (GELU × multiplier + offset), rounded with the scale that the multiplier holds
+GELU_SCALED the same, with a scale for each token and group of GROUP columns, found here
+RESIDUAL    + the residual stream, 16 bits, in place
+TOKENS      + the position, written to the patches' rows of the residual stream
 """
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -47,8 +46,8 @@ def load_columns(values, at_column, WIDTH: tl.constexpr, EVEN: tl.constexpr):  #
 @triton.jit  # type: ignore[untyped-decorator]
 def follow(  # type: ignore[no-untyped-def]
     total, row, column, row_scale, scale, bias, multiplier, offset, residual, out, out_scale, clipped, rows,
-    WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, HALVES: tl.constexpr, SCALES: tl.constexpr,
-    FOLLOWS: tl.constexpr, PATCHES: tl.constexpr, PREFIX: tl.constexpr, COUNT: tl.constexpr, TMA: tl.constexpr,
+    WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, HALVES: tl.constexpr,
+    SCALES: tl.constexpr, FOLLOWS: tl.constexpr, PATCHES: tl.constexpr, PREFIX: tl.constexpr, COUNT: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     at_row = row + tl.arange(0, TILE_ROWS)
     at_column = column + tl.arange(0, TILE_COLUMNS)
@@ -69,7 +68,9 @@ def follow(  # type: ignore[no-untyped-def]
         both = (at_row < rows)[:, None] & inside[None, :]
         at_position = residual + (PREFIX + patch)[:, None] * WIDTH + at_column[None, :]
         value = value + tl.load(at_position, mask=both, other=0.0).to(tl.float32)
-        tl.store(out + at_token.to(tl.int64)[:, None] * WIDTH + at_column[None, :], value.to(out.dtype.element_ty), mask=both)
+        tl.store(
+            out + at_token.to(tl.int64)[:, None] * WIDTH + at_column[None, :], value.to(out.dtype.element_ty), mask=both
+        )
     else:
         KIND: tl.constexpr = element(out.dtype)
         if FOLLOWS == GELU or FOLLOWS == GELU_SCALED:
@@ -160,7 +161,7 @@ class Linear:
     bias: Tensor
     """float32 (N,)."""
 
-    def __call__(  # noqa: PLR0913
+    def __call__(
         self,
         x: Tensor,
         out: Tensor,

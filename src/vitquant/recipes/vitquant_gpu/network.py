@@ -49,8 +49,15 @@ class Network:
         static: the artifact's scales of attention's and GELU's outputs are fixed.
     """
 
-    def __init__(  # noqa: PLR0913
-        self, tensors: dict[str, Tensor], positions: Tensor, shape: Shape, gpu: Gpu, device: torch.device, *, static: bool
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        positions: Tensor,
+        shape: Shape,
+        gpu: Gpu,
+        device: torch.device,
+        *,
+        static: bool,
     ) -> None:
         self.shape, self.gpu, self.device = shape, gpu, device
         self.tensors = {name: tensor.to(device).contiguous() for name, tensor in tensors.items()}
@@ -77,7 +84,7 @@ class Network:
         return self.end(buffers)
 
     def compile(self, count: int) -> None:
-        """Compile the kernels of a batch of so many images, on all cores; what is in Triton's cache is taken from it."""
+        """Compile the kernels of a batch of so many images, on all cores; Triton keeps them in its cache."""
         with ThreadPoolExecutor(cpu.cores()) as pool, AsyncCompileMode(pool), compiling():
             height = self.shape.side * round(self.shape.patches**0.5)
             self(torch.empty(count, 3, height, height, device=self.device))

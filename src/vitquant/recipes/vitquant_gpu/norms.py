@@ -103,7 +103,7 @@ def head_kernel(  # type: ignore[no-untyped-def]
         tl.store(at_out + at_class, logits, mask=at_class < COUNT)
 
 
-def norm(  # noqa: PLR0913
+def norm(
     x: Tensor,
     gain: Tensor,
     shift: Tensor,
@@ -129,7 +129,7 @@ def norm(  # noqa: PLR0913
     )  # fmt: skip
 
 
-def last_norm(  # noqa: PLR0913
+def last_norm(
     x: Tensor, gain: Tensor, shift: Tensor, epsilon: float, sums: Tensor, tokens: int, prefix: int, *, early: bool
 ) -> None:
     """LayerNorm of the tokens, 16 bits (images × tokens, width), to `sums`, float32 (images, parts + 1, width).

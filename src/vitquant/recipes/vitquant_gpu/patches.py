@@ -50,7 +50,7 @@ def padded_depth(side: int) -> int:
 def copy_patches(
     images: Tensor, patches: Tensor, positions: Tensor, tokens: Tensor, side: int, prefix: int, *, early: bool = False
 ) -> None:
-    """Images, float32 (N, 3, H, H), to `patches`, 16 bits (N × patches, padded_depth), and the first tokens to `tokens`.
+    """Images, float32 (N, 3, H, H), to `patches`, 16 bits (N × patches, padded_depth); the first tokens to `tokens`.
 
     Args:
         positions: what each token of an image starts with, 16 bits (tokens, width); the first `prefix` are no patches'.

@@ -10,7 +10,7 @@ from vitquant.models.vit import ViTClassifier
 from vitquant.quantization.smoothing import check_blocks
 
 GROUP = 128
-"""Columns of the hidden layer that share a scale where scales are found at run time; of the last group perhaps fewer."""
+"""Columns of the hidden layer that share a scale where scales are found at run time; the last may be fewer."""
 HEADS = (32, 64, 128)
 """Sizes of a head that attention's kernel takes."""
 STEP = 64

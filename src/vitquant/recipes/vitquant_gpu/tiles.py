@@ -1,10 +1,10 @@
 """The tiles that kernels work on, by family of GPU: nothing is tuned where the model runs.
 
-A ladder has steps from large tiles to small ones. The first step counts that has enough tiles for each multiprocessor, by
-its own measure: large tiles read less from memory, small ones keep all multiprocessors busy when there is little to do.
-Hopper's ladders are of a sweep over 25 tiles for ViT-S and ViT-B at batch 1, 8, 32 and 128 on an H100: they choose there
-what was the fastest, or within a few percent of it. Those of GPUs without TMA go by the limits of registers and shared
-memory; they have not been measured.
+A ladder has steps from large tiles to small ones. The first step counts that has enough tiles for each multiprocessor,
+by its own measure: large tiles read less from memory, small ones keep all multiprocessors busy when there is little to
+do. Hopper's ladders are of a sweep over 25 tiles for ViT-S and ViT-B at batch 1, 8, 32 and 128 on an H100: they choose
+there what was the fastest, or within a few percent of it. Those of GPUs without TMA go by the limits of registers and
+shared memory; they have not been measured.
 """
 
 from dataclasses import dataclass

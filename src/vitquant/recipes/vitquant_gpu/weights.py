@@ -88,7 +88,11 @@ def positions(model: ViTClassifier, shape: Shape) -> Tensor:
     """What each token starts with, float32 (tokens, width): its position, and of the first ones also the token."""
     backbone: Any = model.backbone
     across = backbone.patch_embed.grid_size
-    zeros = torch.zeros(1, *across, shape.width) if backbone.dynamic_img_size else torch.zeros(1, shape.patches, shape.width)
+    zeros = (
+        torch.zeros(1, *across, shape.width)
+        if backbone.dynamic_img_size
+        else torch.zeros(1, shape.patches, shape.width)
+    )
     table: Tensor = backbone._pos_embed(zeros)[0]
     return table.detach()
 
