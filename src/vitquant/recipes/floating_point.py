@@ -62,11 +62,14 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     allow_tf32(options.dtype == "tfloat32")
     classifier = load_model(artifact, DTYPES[options.dtype])
     if options.patches == "product":
-        classifier.backbone.patch_embed = PatchProduct(classifier.backbone.patch_embed)
+        embedding: Any = classifier.backbone.patch_embed
+        embedding.proj = PatchProduct(embedding.proj)
     model = CastBackbone(classifier).to(device).eval()
     if not options.compile:
         return model
-    return cuda_graph.compile_blocks(model if options.whole else classifier.backbone.blocks, model, device)
+    if options.whole:
+        return cuda_graph.compile_whole(model, device)
+    return cuda_graph.compile_blocks(classifier.backbone.blocks, model, device)
 
 
 def allow_tf32(allowed: bool) -> None:

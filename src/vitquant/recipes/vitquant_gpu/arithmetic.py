@@ -52,25 +52,25 @@ def store_tile(  # type: ignore[no-untyped-def]
             tl.store(at, values, mask=(at_row < rows)[:, None] & (at_column < WIDTH)[None, :])
 
 
-@triton.constexpr_function
+@triton.constexpr_function  # type: ignore[untyped-decorator]
 def element(kind: Any) -> Any:
     """The type of what a descriptor (its dtype) or a pointer (likewise) leads to."""
     return kind.element_ty if kind.is_ptr() else kind
 
 
-@triton.constexpr_function
+@triton.constexpr_function  # type: ignore[untyped-decorator]
 def quantized(kind: Any) -> bool:
     """Whether a type has 8 bits, and values with a scale; else it has 16, and its values are what they are."""
     return bool(kind == tl.int8 or kind == tl.float8e4nv)
 
 
-@triton.constexpr_function
+@triton.constexpr_function  # type: ignore[untyped-decorator]
 def largest(kind: Any) -> float:
     """The largest magnitude that a scale maps to."""
     return 127.0 if kind == tl.int8 else 448.0
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def multiplied(left, right, total):  # type: ignore[no-untyped-def]
     """total + left · right."""
     if ASSEMBLY or left.dtype != tl.bfloat16:
@@ -117,7 +117,7 @@ def count_clipped(counter, values, inside, KIND: tl.constexpr):  # type: ignore[
     tl.atomic_add(counter, tl.sum(tl.where(inside & (tl.abs(values) > limit), 1, 0)).to(tl.int64))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def gelu(x):  # type: ignore[no-untyped-def]
     """GELU by its tanh form (Hendrycks & Gimpel 2016, arXiv:1606.08415), within 0.0005 of the exact one."""
     inner = x * (0.7978845608028654 + 0.035677408136300125 * x * x)

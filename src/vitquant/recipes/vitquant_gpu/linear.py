@@ -47,7 +47,8 @@ def load_columns(values, at_column, WIDTH: tl.constexpr, EVEN: tl.constexpr):  #
 def follow(  # type: ignore[no-untyped-def]
     total, row, column, row_scale, scale, bias, multiplier, offset, residual, out, out_scale, clipped, rows,
     WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, HALVES: tl.constexpr,
-    SCALES: tl.constexpr, FOLLOWS: tl.constexpr, PATCHES: tl.constexpr, PREFIX: tl.constexpr, COUNT: tl.constexpr, TMA: tl.constexpr,
+    SCALES: tl.constexpr, FOLLOWS: tl.constexpr, PATCHES: tl.constexpr, PREFIX: tl.constexpr, COUNT: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
     at_row = row + tl.arange(0, TILE_ROWS)
     at_column = column + tl.arange(0, TILE_COLUMNS)
@@ -195,7 +196,7 @@ class Linear:
         tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
         programs = tile.resident * gpu.processors
         patches = 1
-        if follows.value == TOKENS.value:
+        if follows.value == TOKENS.value and residual is not None:
             patches = len(residual) - prefix
         else:
             residual = None if residual is None else matrix(residual, gpu, tile.rows, columns)

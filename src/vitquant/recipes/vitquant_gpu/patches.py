@@ -44,7 +44,7 @@ def patches_kernel(  # type: ignore[no-untyped-def]
 
 def padded_depth(side: int) -> int:
     """Columns of a row of patches of side × side pixels."""
-    return triton.cdiv(3 * side * side, CHUNK) * CHUNK
+    return -(-3 * side * side // CHUNK) * CHUNK
 
 
 def copy_patches(

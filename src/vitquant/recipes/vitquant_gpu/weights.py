@@ -24,7 +24,9 @@ MOST = 30000.0
 NORMS = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
 
 
-def quantize(model: ViTClassifier, images: Tensor, number: str, *, static: bool) -> tuple[dict[str, Tensor], Any]:
+def quantize(
+    model: ViTClassifier, images: Tensor, number: str, *, static: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of the artifact, and what smoothing chose; the model is changed.
 
     INT8 is smoothed and rounded by GPTQ. FP8 is not: a value's error is relative to it, and centres would add to it.
