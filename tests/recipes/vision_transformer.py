@@ -32,6 +32,6 @@ def vit_of_attention_beside_mlp(pretrained: bool = False, **options: object) -> 
 
 @register_model
 def vit_with_registers(pretrained: bool = False, **options: object) -> nn.Module:
-    """Of two blocks, with four registers, LayerScale, and a hidden layer of 576 = 4.5 × 128."""
-    own = {"embed_dim": 192, "num_heads": 3, "reg_tokens": 4, "init_values": 1.0}
+    """Of two blocks, with four registers, LayerScale, and a hidden layer of 192 = 1.5 × 128."""
+    own = {"embed_dim": 128, "num_heads": 2, "mlp_ratio": 1.5, "reg_tokens": 4, "init_values": 1.0}
     return vit_of_two_blocks(pretrained, **own, **options)

@@ -75,7 +75,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-SHAPES = [(5, 128, 64), (130, 192, 320), (257, 384, 128)]  # rows, depth, width
+SHAPES = [(5, 128, 64), (130, 192, 320), (65, 320, 128)]  # rows, depth, width
 TILES = [Tile(64, 64, 64, 4, 3), Tile(128, 128, 64, 4, 3, 2, 2), Tile(64, 32, 128, 4, 3)]
 
 
@@ -150,14 +150,21 @@ def test_linear_with_scales_for_groups(shape: tuple[int, int, int], kind: torch.
 
 # tokens, tile: fewer than a tile of keys; a tile and one; a tile and some; several tiles with and without a rest
 ATTENTIONS = [
-    (50, AttentionTile(64, 64, 1, 4, 2)),
-    (129, AttentionTile(64, 128, 3, 4, 2)),
-    (133, AttentionTile(64, 128, 2, 4, 2)),
-    (197, AttentionTile(64, 64, 1, 4, 2)),
-    (192, AttentionTile(64, 64, 2, 4, 2)),
-    (257, AttentionTile(64, 256, 5, 4, 2)),
-    (257, AttentionTile(128, 64, 1, 4, 3)),
+    (10, AttentionTile(16, 16, 1, 4, 2)),
+    (33, AttentionTile(16, 32, 3, 4, 2)),
+    (37, AttentionTile(16, 32, 2, 4, 2)),
+    (49, AttentionTile(32, 16, 1, 4, 2)),
+    (48, AttentionTile(16, 16, 2, 4, 2)),
 ]
+if CUDA:  # as the models have them: too long for the interpreter
+    ATTENTIONS += [
+        (197, AttentionTile(64, 64, 1, 4, 3)),
+        (197, AttentionTile(64, 256, 4, 4, 2)),
+        (257, AttentionTile(64, 128, 1, 4, 2)),
+        (257, AttentionTile(64, 256, 5, 4, 2)),
+        (577, AttentionTile(64, 64, 1, 4, 3)),
+        (1370, AttentionTile(128, 64, 1, 4, 3)),
+    ]
 
 
 @every_gpu
@@ -165,7 +172,7 @@ ATTENTIONS = [
 @pytest.mark.parametrize("head", [32, 64])
 @pytest.mark.parametrize(("tokens", "tile"), ATTENTIONS, ids=str)
 def test_attention(tokens: int, tile: AttentionTile, head: int, kind: torch.dtype, gpu: Gpu) -> None:
-    images, heads = 2, 3
+    images, heads = 2, 2
     width, rows = head * heads, images * tokens
     qkv = random(rows, 3 * width).to(floats(kind))
     query, key, value = qkv.float().reshape(images, tokens, 3, heads, head).permute(2, 0, 3, 1, 4)
@@ -247,7 +254,7 @@ def random_model() -> ViTClassifier:
 def test_the_whole_network(number: str, static: bool, gpu: Gpu) -> None:
     """Against the definition, and against FP32."""
     model = random_model()
-    images = torch.randn(5, 3, 64, 64)
+    images = torch.randn(3, 3, 64, 64)
     exact = model(images)
     shape, positions = shape_of(model), weights.positions(model, shape_of(model))
     tensors, _ = weights.quantize(copy.deepcopy(model), images, number, static=static)
@@ -262,7 +269,7 @@ def test_the_whole_network(number: str, static: bool, gpu: Gpu) -> None:
 @every_gpu
 def test_clipped_values_are_counted_and_break_nothing(gpu: Gpu) -> None:
     """Static scales come from the calibration images: those clip nothing, but images of three times the contrast do."""
-    model, images = random_model(), torch.randn(5, 3, 64, 64)
+    model, images = random_model(), torch.randn(3, 3, 64, 64)
     shape, positions = shape_of(model), weights.positions(model, shape_of(model))
     tensors, _ = weights.quantize(copy.deepcopy(model), images, "int8", static=True)
     network = Network(tensors, positions, shape, gpu, DEVICE, static=True)
@@ -271,7 +278,7 @@ def test_clipped_values_are_counted_and_break_nothing(gpu: Gpu) -> None:
         counts = torch.zeros(shape.blocks, 2, dtype=torch.int64, device=DEVICE)
         found = network((contrast * images).to(DEVICE), counts).cpu()
         assert torch.isfinite(found).all()
-        shares.append(counts.sum() / (5 * shape.tokens * shape.blocks * (shape.width + shape.hidden)))
+        shares.append(counts.sum() / (3 * shape.tokens * shape.blocks * (shape.width + shape.hidden)))
         errors.append(error(found, model(contrast * images)))
     assert shares[0] < 1e-3 < shares[1] < 0.1
     assert errors[0] < 0.05

@@ -58,11 +58,22 @@ def compiled(capability: int, number: str, images: int, *, static: bool) -> list
     return kernels
 
 
-@pytest.mark.parametrize("images", [1, 32])
-@pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
-@pytest.mark.parametrize("capability", SHARED)
-def test_the_kernels_fit_the_card(capability: int, static: bool, images: int, tmp_path: Path) -> None:
-    kernels = compiled(capability, "int8", images, static=static)
+@pytest.mark.parametrize(
+    ("capability", "number", "static", "images"),
+    [
+        (80, "int8", True, 32),
+        (80, "int8", False, 1),
+        (86, "int8", True, 1),
+        (86, "int8", False, 32),
+        (89, "int8", False, 32),
+        (89, "float8", True, 1),
+        (90, "int8", True, 32),
+        (90, "int8", False, 1),
+        (90, "float8", True, 1),
+    ],
+)
+def test_the_kernels_fit_the_card(capability: int, number: str, static: bool, images: int, tmp_path: Path) -> None:
+    kernels = compiled(capability, number, images, static=static)
     assert len(kernels) == 11
     for kernel in {id(kernel.asm): kernel for kernel in kernels}.values():
         name = kernel.metadata.name

@@ -137,6 +137,6 @@ def after_previous(EARLY: tl.constexpr):  # type: ignore[no-untyped-def]
 
     EARLY: programmatic dependent launch, of Hopper and later.
     """
-    if EARLY:
+    if EARLY and ASSEMBLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
