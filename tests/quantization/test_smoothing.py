@@ -46,7 +46,7 @@ def seen(tokens: Tensor) -> Inputs:
 
 
 def arbitrary(width: int, seed: int) -> Smoothing:
-    return Smoothing(3 * random(width, seed=seed), random(width, seed=seed + 1).exp(), 0.5)
+    return Smoothing(3 * random(width, seed=seed), random(width, seed=seed + 1).exp(), 0.5, 1.0)
 
 
 def load(fp32: Path) -> tuple[ViTClassifier, Tensor]:

@@ -76,6 +76,9 @@ EXAMPLES = {
     "floating-point-tf32": Example(floating_point("tfloat32"), 2e-3, other_batch=2e-3),  # on a GPU; on the CPU: FP32
     "floating-point-fp16": Example(floating_point("float16"), 0.03, other_batch=0.03),
     "floating-point-bf16-compiled": Example(floating_point("bfloat16", compile=True), 0.1, other_batch=None),
+    "floating-point-bf16-whole": Example(
+        recipe("floating_point", dtype="bfloat16", compile=True, whole=True, patches="product"), 0.1, other_batch=None
+    ),
     "fp32": Example(recipe("fp32"), 1e-4),
     "int4-weight-only": Example(recipe("int4_weight_only"), 0.3, other_batch=0.1),
     "int8-weight-only": Example(recipe("int8_weight_only"), 0.1, other_batch=0.1),
@@ -85,6 +88,10 @@ EXAMPLES = {
     "openvino-fp32": Example(openvino("fp32"), 1e-4, apart=True),
     "static-int8": Example(recipe("static_int8"), 0.3),
     "torchao-int8-dynamic": Example(recipe("torchao_int8_dynamic"), 0.1, other_batch=0.1),
+    "vitquant-gpu-int8": Example(recipe("vitquant_gpu", format="int8", scales="static"), 0.1, other_batch=0.1),
+    "vitquant-gpu-int8-dynamic": Example(recipe("vitquant_gpu", format="int8", scales="dynamic"), 0.1, other_batch=0.1),
+    "vitquant-gpu-fp8": Example(recipe("vitquant_gpu", format="float8", scales="static"), 0.3, other_batch=0.1),
+    "vitquant-gpu-bf16": Example(recipe("vitquant_gpu", format="bfloat16", scales="static"), 0.1, other_batch=0.1),
     "vitquant-int8": Example(recipe("vitquant_int8"), 0.1),
     "zentorch-int8": zentorch("int8", 0.1),
     "zentorch-bf16": zentorch("bf16", 0.05),

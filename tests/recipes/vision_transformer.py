@@ -28,3 +28,10 @@ def vit_of_attention_beside_mlp(pretrained: bool = False, **options: object) -> 
     """Attention and MLP beside each other, from one layer without a bias: as vit_base_patch16_xp_224."""
     own = {"block_fn": ParallelScalingBlock, "norm_layer": RmsNorm, "qkv_bias": False, "qk_norm": True}
     return vit_of_two_blocks(pretrained, **own, **options)
+
+
+@register_model
+def vit_with_registers(pretrained: bool = False, **options: object) -> nn.Module:
+    """Of two blocks, with four registers, LayerScale, and a hidden layer of 192 = 1.5 × 128."""
+    own = {"embed_dim": 128, "num_heads": 2, "mlp_ratio": 1.5, "reg_tokens": 4, "init_values": 1.0}
+    return vit_of_two_blocks(pretrained, **own, **options)

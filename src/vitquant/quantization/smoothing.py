@@ -49,6 +49,8 @@ class Smoothing:
     """float32 (K,)."""
     strength: float
     """0 leaves the spread where it is, 1 moves all of it into the weights."""
+    largest: float
+    """The largest magnitude of a smoothed input on the calibration images."""
 
     def inputs(self, seen: Inputs) -> Tensor:
         """The second moment of the smoothed inputs, sum of z zᵀ with z = (x - centre) / scale, float64 (K, K)."""
@@ -109,7 +111,7 @@ def choose(seen: Inputs, layer: Any, *, per_token: bool) -> Smoothing:
         return float(activations + GPTQ_NOISE * weights), strength, scale
 
     _, strength, scale = min((noise(strength) for strength in STRENGTHS), key=lambda candidate: candidate[0])
-    return Smoothing(centre, scale, strength)
+    return Smoothing(centre, scale, strength, float((activation / scale).max()))
 
 
 def fold(model: nn.Module, smoothings: dict[str, Smoothing]) -> None:

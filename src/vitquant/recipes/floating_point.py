@@ -16,6 +16,7 @@ from vitquant.artifact import Artifact
 from vitquant.engines import cuda_graph
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import CastBackbone, cast, load_model
+from vitquant.models.patches import PatchProduct
 from vitquant.params import Section
 from vitquant.predictor import read_weights, write_weights
 from vitquant.traits import Traits
@@ -30,6 +31,10 @@ class Options(Section):
     """Of the backbone's weights and activations; the head stays FP32."""
     compile: bool
     """Whether Inductor compiles the blocks, in a CUDA graph on a GPU; else eager."""
+    whole: bool = False
+    """With `compile`: the model as one, not block by block; slower to compile, a few percent faster to run."""
+    patches: Literal["convolution", "product"] = "convolution"
+    """How patches are embedded: by timm's convolution, or by a copy and a matrix product, which GPUs are faster at."""
 
 
 def traits(options: Options) -> Traits:
@@ -56,8 +61,16 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     options = Options.model_validate(artifact.spec.options)
     check_capability(options.dtype, device)
     allow_tf32(options.dtype == "tfloat32")
-    model = CastBackbone(load_model(artifact, DTYPES[options.dtype])).to(device).eval()
-    return cuda_graph.compile_blocks(model.model.backbone.blocks, model, device) if options.compile else model
+    classifier = load_model(artifact, DTYPES[options.dtype])
+    if options.patches == "product":
+        embedding: Any = classifier.backbone.patch_embed
+        embedding.proj = PatchProduct(embedding.proj)
+    model = CastBackbone(classifier).to(device).eval()
+    if not options.compile:
+        return model
+    if options.whole:
+        return cuda_graph.compile_whole(model, device)
+    return cuda_graph.compile_blocks(classifier.backbone.blocks, model, device)
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -1,0 +1,92 @@
+"""An 8-bit ViT on a GPU: few kernels of our own, and 8 bits between them.
+
+INT8 is smoothed and rounded by GPTQ, by the calibration images, and folded as in vitquant-int8; FP8 needs neither.
+LayerNorm gives each token its scale. What attention and GELU give has one scale for all tokens, found on the
+calibration images (`static`, the fast way), or a scale for each token and head, or group of hidden columns, found at
+run time (`dynamic`, the safe way). With `float16` or `bfloat16` the same kernels run without 8 bits: what is left of a
+difference then is fusion's. docs/vitquant-gpu.md has what it gives.
+
+The kernels are Triton's, for GPUs of compute capability 8.0 and later; on the CPU PyTorch computes the same, slowly.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.engines import cache
+from vitquant.engines.capability import check_capability
+from vitquant.models.loading import check_tensors, empty_model, load_model
+from vitquant.parallel import choose_device
+from vitquant.params import Section
+from vitquant.recipes.vitquant_gpu import weights
+from vitquant.recipes.vitquant_gpu.reference import Reference
+from vitquant.recipes.vitquant_gpu.shape import shape_of
+from vitquant.traits import Traits
+
+
+class Options(Section):
+    """What params.yaml may say of this recipe."""
+
+    format: Literal["int8", "float8", "float16", "bfloat16"]
+    """Of the linear layers' weights and inputs. With 8 bits, all else but norms and head is FP16."""
+    scales: Literal["static", "dynamic"]
+    """Of what attention and GELU give: fixed by the calibration images, or found at run time. 16 bits have none."""
+
+
+def traits(options: Options) -> Traits:
+    """Of a recipe with these options."""
+    bits = 8 * weights.TYPES[options.format].itemsize
+    return Traits(
+        weight_bits=bits,
+        activation_bits=bits,
+        arithmetic=options.format,
+        execution="compiled",
+        devices=("cpu", "cuda"),
+    )
+
+
+def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
+    """Observe, smooth, round and write the weights.
+
+    Raises:
+        UnsupportedError: the kernels do not take this model.
+    """
+    device = choose_device("auto")
+    model = load_model(fp32).to(device)
+    shape_of(model)
+    images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration).to(device))
+    tensors, details = weights.quantize(model, images, options.format, static=options.scales == "static")
+    write_weights(directory, tensors)
+    return details
+
+
+def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network on `device`; kernels are compiled when a batch size first comes.
+
+    Raises:
+        VitquantError: the artifact's tensors are not what the architecture needs.
+        UnsupportedError: the GPU lacks the numbers' type.
+    """
+    options = Options.model_validate(artifact.spec.options)
+    for needed in ("bfloat16", options.format):  # the kernels need 8.0, as BF16 does
+        check_capability(needed, device)
+    static = options.scales == "static"
+    model, tensors = empty_model(artifact), read_weights(artifact.path)
+    check_tensors(artifact, tensors, weights.expected(model, options.format, static=static))
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
+    model.load_state_dict(rest, strict=False, assign=True)
+    positions = weights.positions(model, shape_of(model))
+    if device.type == "cpu":
+        return Reference(tensors, positions, shape_of(model), static=static)
+    cache.for_inductor()  # Triton keeps its kernels there
+    from vitquant.recipes.vitquant_gpu.graphs import Graphs  # Triton is for GPUs
+    from vitquant.recipes.vitquant_gpu.launch import Gpu
+    from vitquant.recipes.vitquant_gpu.network import Network
+
+    return Graphs(Network(tensors, positions, shape_of(model), Gpu.of(device), device, static=static))
