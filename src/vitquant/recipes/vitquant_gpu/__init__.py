@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitquant.artifact import Artifact, read_weights, write_weights
+from vitquant.artifact import Artifact
 from vitquant.engines import cache
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import check_tensors, empty_model, load_model
 from vitquant.parallel import choose_device
 from vitquant.params import Section
+from vitquant.predictor import read_weights, write_weights
 from vitquant.recipes.vitquant_gpu import weights
 from vitquant.recipes.vitquant_gpu.reference import Reference
 from vitquant.recipes.vitquant_gpu.shape import shape_of
