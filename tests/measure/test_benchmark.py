@@ -124,8 +124,11 @@ def test_a_process_that_dies_in_a_launch_ends_its_recipe_or_the_baseline_all(
     for path in paths:
         shutil.copytree(fp32, path)
 
+    others = set(psutil.Process().children())  # of this test run, of which some are workers of pools
+
     def kill() -> None:
-        workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        started = [child for child in psutil.Process().children() if child not in others]
+        workers = [child for child in started if "spawn_main" in " ".join(child.cmdline())]
         by_age = sorted(workers, key=psutil.Process.create_time)
         if len(by_age) == len(paths):
             by_age[[path.name for path in paths].index(victim)].kill()
