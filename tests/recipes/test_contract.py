@@ -30,7 +30,9 @@ BATCH = 4
 NORMS = BLOCKS * 2 + 1
 CLASSES = 6
 COSINES = {32: 0.9999, 16: 0.999, 8: 0.99, 4: 0.98}  # of the class token to FP32's, at least, by bits of the weights
-FORMATS = ({"model.safetensors"}, {"model.onnx"}, {"model.bin", "model.xml"})  # data, all of them: nothing in it runs
+FORMATS = (  # data, all of them: nothing in it runs
+    *({"model.safetensors"}, {"model.safetensors", "network.json"}, {"model.onnx"}, {"model.bin", "model.xml"}),
+)
 
 Images = NDArray[np.uint8]
 every_example = pytest.mark.parametrize("name", EXAMPLES)
@@ -293,6 +295,8 @@ def with_tensors(path: Path, tensors: dict[str, torch.Tensor], folder: Path) -> 
     spec = artifact.open_artifact(path).spec
 
     def fill(directory: Path) -> dict[str, Any]:
+        for name in spec.files.keys() - {artifact.WEIGHTS_FILE}:
+            shutil.copy(path / name, directory)
         write_weights(directory, tensors)
         return {}
 

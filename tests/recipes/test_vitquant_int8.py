@@ -83,7 +83,7 @@ def test_weights_are_int8_and_the_rest_is_float(int8: Path) -> None:
         assert tensors[f"{name}.weight"].dtype == torch.int8
         assert tensors[f"{name}.weight"].abs().max() <= 127
         assert tensors[f"{name}.scale"].shape == tensors[f"{name}.bias"].shape
-    assert tensors["head.weight"].dtype == tensors["backbone.tokens"].dtype == torch.float32
+    assert tensors["head.weight"].dtype == tensors["backbone.norm.weight"].dtype == torch.float32
 
 
 def without_vnni(patch: pytest.MonkeyPatch) -> None:

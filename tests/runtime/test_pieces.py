@@ -67,7 +67,7 @@ class Native:
 
     def attention(self, values: Array, scale: Array, layer: list[Array], heads: int, parts: int = 1) -> Array:
         """Of the layer's results, queries scaled: (tokens, heads × depth)."""
-        packed, depth = self.pack.qkv(*layer, heads), len(layer[0]) // 3 // heads
+        packed, depth = self.pack.qkv(heads, *layer), len(layer[0]) // 3 // heads
         filled = self.pack.head(depth)
         out = aligned((len(values) - 1, heads, filled), np.float32)
         rows = self.rows(values, packed.width)
@@ -157,7 +157,8 @@ def test_linear_layers_scale_each_row_and_column_and_add_the_class_token_s_parts
     assert np.allclose(result, expected, rtol=1e-5, atol=1e-5)
     one_by_one = [native.linear(values[:2], row_scale[:2], *layer)]
     one_by_one += [
-        native.linear(values[[0, row]], row_scale[[0, row]] * [0, 1], *layer) for row in range(2, tokens + 1)
+        native.linear(values[[0, row]], row_scale[[0, row]] * np.float32([0, 1]), *layer)
+        for row in range(2, tokens + 1)
     ]
     assert np.allclose(result, np.concatenate(one_by_one), rtol=1e-5, atol=1e-6)
 

@@ -48,7 +48,8 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     """
     model = load_model(fp32)
     add_biases(model)
-    description, tensors = describe(model), {}
+    description = describe(model)
+    tensors: dict[str, Tensor] = {}
     most = Library().largest_weight_sum  # compiled now, and not when it is first loaded
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration))
     chosen, moments = smoothing.smooth(model, images, per_token=True)
@@ -91,17 +92,10 @@ def describe(model: Any) -> Description:
         UnsupportedError: it is none that the runtime can run; the message says why.
     """
     backbone = model.backbone
+    oddity = _oddity(backbone)
+    if oddity:
+        raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
     embedding = backbone.patch_embed
-    norms = [module for module in backbone.modules() if isinstance(module, nn.LayerNorm)]
-    for what, is_so in {
-        f"its type is {type(backbone).__name__}": type(backbone) not in (VisionTransformer, VisionTransformerDistilled),
-        f"its patch embedding is a {type(embedding).__name__}": type(embedding) is not PatchEmbed,
-        "its patch embedding has a norm": not isinstance(embedding.norm, nn.Identity),
-        f"norm is of type {type(backbone.norm).__name__}": not isinstance(backbone.norm, nn.LayerNorm),
-        "its LayerNorms' epsilons differ": len({norm.eps for norm in norms}) != 1,
-    }.items():
-        if is_so:
-            raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {what}")
     smoothing.check_blocks(model)
     block = backbone.blocks[0]
     return Description(
@@ -118,6 +112,21 @@ def describe(model: Any) -> Description:
         epsilon=backbone.norm.eps,
         norm_before=isinstance(backbone.norm_pre, nn.LayerNorm),
     )
+
+
+def _oddity(backbone: Any) -> str:
+    """The first thing in which a backbone, but for its blocks, is no plain ViT; empty where nothing is."""
+    if type(backbone) not in (VisionTransformer, VisionTransformerDistilled):
+        return f"its type is {type(backbone).__name__}"
+    embedding = backbone.patch_embed
+    if type(embedding) is not PatchEmbed:
+        return f"its patch embedding is a {type(embedding).__name__}"
+    if not isinstance(embedding.norm, nn.Identity):
+        return "its patch embedding has a norm"
+    if not isinstance(backbone.norm, nn.LayerNorm):
+        return f"norm is of type {type(backbone.norm).__name__}"
+    norms = [module for module in backbone.modules() if isinstance(module, nn.LayerNorm)]
+    return "its LayerNorms' epsilons differ" if len({norm.eps for norm in norms}) > 1 else ""
 
 
 def other_tensors(model: Any) -> dict[str, Tensor]:

@@ -147,11 +147,11 @@ class Network:
             qkv, proj, fc1, fc2 = (
                 [tensors.pop(f"{path}.{name}.{part}") for part in ("weight", "scale", "bias")] for name in LINEAR
             )
-            hidden = pack.outputs(its.hidden)
+            centre, inverse = (tensors.pop(f"{path}.mlp.{part}") for part in ("centre", "inverse"))
             return packing.Block(
-                *(norm(f"{path}.norm1"), pack.qkv(*qkv, its.heads), pack.linear(*proj)),
+                *(norm(f"{path}.norm1"), pack.qkv(its.heads, *qkv), pack.linear(*proj)),
                 *(norm(f"{path}.norm2"), pack.linear(*fc1)),
-                *(pack.array(tensors.pop(f"{path}.mlp.{part}"), hidden) for part in ("centre", "inverse")),
+                *(pack.array(array, pack.outputs(its.hidden)) for array in (inverse, -centre * inverse)),
                 pack.linear(*fc2),
             )
 

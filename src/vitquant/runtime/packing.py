@@ -34,7 +34,7 @@ Norm = _structure(*_fields(c_void_p, "gain shift"), ("width", c_int64), ("epsilo
 Patches = _structure(*_fields(c_void_p, "weight scale tokens"), *_fields(c_int64, "channels side size prefix outputs"))
 Block = _structure(
     *(("norm1", Norm), ("qkv", Layer), ("proj", Layer), ("norm2", Norm), ("fc1", Layer)),
-    *_fields(c_void_p, "centre inverse"),
+    *_fields(c_void_p, "factor shift"),
     ("fc2", Layer),
 )
 Network = _structure(
@@ -66,7 +66,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    lines: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return lines
 
 
 def sums_of_four(weight: Array) -> Array:
@@ -134,7 +135,7 @@ class Packer:
         arrays = (self.array(array, outputs) for array in (start, scale, bias))
         return Layer(self._keep(packed), *arrays, inputs, outputs)
 
-    def qkv(self, weight: Array, scale: Array, bias: Array, heads: int) -> Any:
+    def qkv(self, heads: int, weight: Array, scale: Array, bias: Array) -> Any:
         """The layer of queries, keys and values, by heads; logits are to base 2."""
         depth = len(weight) // 3 // heads
         columns = self.outputs(3 * self.head(depth))

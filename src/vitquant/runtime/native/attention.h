@@ -157,10 +157,13 @@ NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, cons
         key_tile<R, N()>(own.query + first * depth, depth, own.key + at * (depth / 2), own.key_scale + at,
                          own.key_shift + at, own.logits + at, padded, top);
     });
+    float total[R];
     Weights queries[R];
     for (int r = 0; r < R; r++)
-        queries[r] = softmax(own.logits + r * padded, own.query_scale[first + r], largest_of(top[r]), heads.tokens,
-                             padded, 2147483647.0f / value_levels, own.weights + r * padded);
+        total[r] = exponentials(own.logits + r * padded, own.query_scale[first + r], largest_of(top[r]), padded);
+    for (int r = 0; r < R; r++)
+        queries[r] = whole_weights(own.logits + r * padded, total[r], heads.tokens, padded, 2147483647.0f / value_levels,
+                                   own.weights + r * padded);
     by_blocks(depth / LANES, [&](auto N, int64_t block) {
         const int64_t at = block * LANES;
         value_tile<R, N()>(own.weights, padded, pairs, own.value + at * pairs, own.value_scale + at, queries, out + at,

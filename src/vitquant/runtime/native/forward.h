@@ -16,7 +16,7 @@ struct Block {
     Layer proj;
     Norm norm2;
     Layer fc1;
-    const float *centre, *inverse;  // of fc2's inputs
+    const float *factor, *shift;  // that make fc2's inputs of GELU's results
     Layer fc2;
 };
 
@@ -186,7 +186,7 @@ class Pass {
                 linear_panel(layer, column, image.normed, from, to,
                              panel_after(layer, column, to < last ? layer : block.fc2), [&](int64_t row) {
                                  return Gelu{own.band + (row - from) * layer.outputs + column, own.largest + row - from,
-                                             layer.outputs, block.centre + column, block.inverse + column};
+                                             layer.outputs, block.factor + column, block.shift + column};
                              });
             for (int64_t row = std::max<int64_t>(from, 1); row < to; row++)
                 quantize(own.band + (row - from) * layer.outputs, largest_of(own.largest[row - from]), image.hidden, row);

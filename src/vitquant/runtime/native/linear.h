@@ -124,14 +124,14 @@ INLINE Floats gelu(Floats x) {
     return x * fma(z, p, every(0.5f));
 }
 
-struct Gelu {  // (GELU(result) - centre) * inverse; largest[r] keeps the largest magnitudes of row r's lanes
+struct Gelu {  // GELU(result) * factor + shift; largest[r] keeps the largest magnitudes of row r's lanes
     float* to;
     Floats* largest;
     int64_t stride;
-    const float *centre, *inverse;
+    const float *factor, *shift;
     INLINE void prefetch(int) const {}
     INLINE void operator()(int r, int v, Floats x) const {
-        const Floats result = (gelu(x) - floats_at(centre + v * LANES)) * floats_at(inverse + v * LANES);
+        const Floats result = fma(gelu(x), floats_at(factor + v * LANES), floats_at(shift + v * LANES));
         largest[r] = larger(largest[r], magnitude(result));
         store(to + r * stride + v * LANES, result);
     }

@@ -27,15 +27,9 @@ inline float weight_levels(const float* weights, float total, int64_t tokens, in
     return std::fmax(usual, std::fmin(FINEST * tokens, room - strong * MOST) / weak);
 }
 
-struct Weights {  // of one query
-    float levels;  // one that is 1 has so many; what is more than MOST has to be added in floating point
-    float factor;  // brings the sum of whole numbers times values back to their mean
-};
-
-// Softmax to base 2 of scale * logits, `padded` of them, of which the largest is scale * top: whole numbers, at most MOST
-// each, and in place of the logits their exponentials.
-INLINE Weights softmax(float* logits, float scale, float top, int64_t tokens, int64_t padded, float most,
-                       int16_t* numbers) {
+// Softmax to base 2 of scale * logits, `padded` of them, of which the largest is scale * top, in two steps, so that those
+// of several queries overlap. First, in place of the logits, their exponentials; gives what these sum up to.
+INLINE float exponentials(float* logits, float scale, float top, int64_t padded) {
     const Floats factor = every(scale), shift = every(-top * scale);
     Floats sum{};
     for (int64_t j = 0; j < padded; j += LANES) {
@@ -43,9 +37,20 @@ INLINE Weights softmax(float* logits, float scale, float top, int64_t tokens, in
         sum += weight;
         store(logits + j, weight);
     }
-    const float total = sum_of(sum), levels = weight_levels(logits, total, tokens, padded, most);
+    return sum_of(sum);
+}
+
+struct Weights {  // of one query
+    float levels;  // one that is 1 has so many; what is more than MOST has to be added in floating point
+    float factor;  // brings the sum of whole numbers times values back to their mean
+};
+
+// Then whole numbers, at most MOST each, together less than `most`.
+INLINE Weights whole_weights(const float* weights, float total, int64_t tokens, int64_t padded, float most,
+                             int16_t* numbers) {
+    const float levels = weight_levels(weights, total, tokens, padded, most);
     for (int64_t j = 0; j < padded; j += LANES)
-        store_numbers(numbers + j, nearest(smaller(floats_at(logits + j) * levels, every(MOST))));
+        store_numbers(numbers + j, nearest(smaller(floats_at(weights + j) * levels, every(MOST))));
     return {levels, 1.0f / (total * levels)};
 }
 
