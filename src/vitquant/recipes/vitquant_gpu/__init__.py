@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitquant import cache
 from vitquant.artifact import Artifact
-from vitquant.engines import cache
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import check_tensors, empty_model, load_model
 from vitquant.parallel import choose_device
