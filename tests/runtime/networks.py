@@ -65,7 +65,7 @@ def quantized(model: Any) -> tuple[Network, nn.Module]:
         path, hidden = f"backbone.blocks.{index}", block.mlp.fc1.out_features
         moments = {f"{path}.{name}": torch.eye(block.get_submodule(name).in_features).double() for name in LINEAR}
         centre, inverse = 0.1 * torch.randn(hidden), (0.3 * torch.randn(hidden)).exp()
-        smoothing.rewrite_inputs(block.mlp.fc2, Smoothing(centre, 1 / inverse, 0.0))
+        smoothing.rewrite_inputs(block.mlp.fc2, Smoothing(centre, 1 / inverse, 0.0, 1.0))
         most = library.largest_weight_sum
         own = vitquant_int8.block_tensors(path, block, centre, inverse, moments, most)
         tensors |= own
