@@ -23,13 +23,7 @@ from vitquant.results.gpu import Gpu, GpuStudy, array_name, file_of
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU_RECIPES = {
     "fp32": {"method": "floating_point", "dtype": "float32", "compile": False},
-    "vitquant-int8": {
-        "method": "eight_bit",
-        "weights": "int8",
-        "activations": "dynamic",
-        "dtype": "float16",
-        "smooth": True,
-    },
+    "vitquant-int8": {"method": "vitquant_gpu", "format": "int8", "scales": "static"},
 }
 
 

@@ -33,7 +33,7 @@ def recipe(method: str, **options: object) -> Recipe:
 
 def eight_bit(**options: object) -> Recipe:
     """INT8 with dynamic activations, but for `options`."""
-    plain = {"weights": "int8", "activations": "dynamic", "dtype": "float16", "smooth": False}
+    plain = {"weights": "int8", "activations": "dynamic", "dtype": "float16"}
     return recipe("eight_bit", **(plain | options))
 
 
@@ -67,8 +67,7 @@ EXAMPLES = {
     "dynamic-int8": Example(dynamic_int8(per_channel=False), 0.2, other_batch=0.2),
     "dynamic-int8-per-channel": Example(dynamic_int8(per_channel=True), 0.2, other_batch=0.2),
     "dynamic-int8-smooth": Example(recipe("dynamic_int8_smooth", engine="auto"), 0.1, other_batch=0.1),
-    "eight-bit-int8-smooth": Example(eight_bit(smooth=True, kernel="triton"), 0.1, other_batch=0.1),
-    "eight-bit-int8": Example(eight_bit(), 0.1, other_batch=None),
+    "eight-bit-int8": Example(eight_bit(), 0.1, other_batch=0.1),
     "eight-bit-int8-weight-only": Example(eight_bit(activations="float"), 0.1, other_batch=None),
     "eight-bit-fp8": Example(eight_bit(weights="float8", dtype="bfloat16"), 0.3, other_batch=None),
     "floating-point-fp32": Example(floating_point("float32"), 1e-4),

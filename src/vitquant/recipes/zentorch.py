@@ -1,11 +1,12 @@
 """zentorch, AMD's plugin for PyTorch: BF16, or INT8 with dynamic activations, by ZenDNN's kernels.
 
-zentorch's own pass for export, which puts its linear layers into the graph and lays their weights out, runs in PyTorch
-Inductor. INT8 is its `zentorch_dynamic_qlinear`, as its documentation has it: weights symmetric per channel,
-activations symmetric per token, at run time. The patch embedding, attention and LayerNorm are Inductor's.
+The passes that `torch.compile(backend="zentorch")` adds run in PyTorch Inductor, ahead of time: they put zentorch's
+linear layers, fused with GELU, and its attention into the graph, and lay the weights out. LayerNorm is Inductor's.
+INT8 is zentorch's own operator for it: weights symmetric per channel, activations symmetric per token, at run time;
+what lies between these layers is BF16, which is faster than FP32.
 
-What the package changes in a process that imports it, PyTorch's other recipes would run with too: nothing imports it
-before this method builds or loads.
+Importing zentorch registers operators with PyTorch and Inductor, and sets up Python's logging, for the whole process.
+So nothing imports it before this method builds or loads.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,28 @@ from vitquant.predictor import read_weights, write_weights
 from vitquant.quantization import rounding
 from vitquant.quantization.layers import DynamicLinear, replace_linear
 from vitquant.traits import Traits
+
+# AOTInductor calls operators through C functions, and zentorch has none for its attention.
+ATTENTION = (
+    "AOTITorchError torch_new_string_handle(const char* data, size_t length, struct StringOpaque** handle)",
+    """AOTITorchError aoti_torch_cpu_zentorch_sdpa(
+        AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value, double dropout, int32_t causal,
+        AtenTensorHandle* mask, double* scale, const char* name, AtenTensorHandle* output, AtenTensorHandle* sums
+    ) {
+        if (dropout || mask || scale) return AOTI_TORCH_FAILURE;  // no ViT has them
+        AtenTensorHandle inputs[] = {query, key, value}, owned[3];  // the dispatcher keeps what it is given
+        for (int i = 0; i < 3; ++i)
+            if (auto error = aoti_torch_new_tensor_handle(inputs[i], &owned[i])) return error;
+        struct StringOpaque* text;
+        if (auto error = torch_new_string_handle(name, strlen(name), &text)) return error;
+        uint64_t stack[] = {
+            (uint64_t)owned[0], (uint64_t)owned[1], (uint64_t)owned[2], 0, (uint64_t)causal, 0, 0, (uint64_t)text};
+        auto error = aoti_torch_call_dispatcher("zentorch::zentorch_sdpa", "", stack);
+        *output = (AtenTensorHandle)stack[0];
+        *sums = (AtenTensorHandle)stack[1];
+        return error;
+    }""",
+)
 
 
 class Options(Section):
@@ -55,9 +78,14 @@ class ZenLinear(DynamicLinear):
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Write the weights in BF16 or INT8, and compile."""
     if options.precision == "bf16":
-        write_weights(directory, cast(read_weights(fp32.path), torch.bfloat16))
+        weights = cast(read_weights(fp32.path), torch.bfloat16)
     else:
-        write_weights(directory, replace_linear(load_model(fp32), _quantized).state_dict())
+        weights = replace_linear(load_model(fp32), _quantized).state_dict()
+        layers = {name.removesuffix(".scale") for name in weights if name.endswith(".scale")}
+        weights |= cast(
+            {name: weights[name] for name in weights if name.rpartition(".")[0] not in layers}, torch.bfloat16
+        )
+    write_weights(directory, weights)
     load(unfinished(fp32.spec, directory, "zentorch", options), torch.device("cpu"))
     return {"zentorch": _zentorch().__version__}
 
@@ -81,9 +109,11 @@ def preload() -> None:
 
 def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
-    if artifact.spec.options["precision"] == "bf16":
-        return CastBackbone(load_model(artifact, torch.bfloat16))
-    return fill(replace_linear(empty_model(artifact), _empty), artifact)
+    model = empty_model(artifact)
+    model.backbone.to(torch.bfloat16)
+    if artifact.spec.options["precision"] == "int8":
+        replace_linear(model, _empty)
+    return CastBackbone(fill(model, artifact))
 
 
 def _zentorch() -> Any:
@@ -91,8 +121,10 @@ def _zentorch() -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    """Inductor's, which make it run zentorch's pass."""
-    return {"joint_custom_post_pass": _zentorch().export_optimize_pass}
+    """Inductor's, which make it run zentorch's passes and call its attention."""
+    functions, attention = "aot_inductor.custom_ops_to_c_shims", torch.ops.zentorch.zentorch_sdpa.default
+    known = torch._inductor.config.aot_inductor.custom_ops_to_c_shims
+    return {"joint_custom_post_pass": _zentorch().optimize_pass, functions: {**known, attention: list(ATTENTION)}}
 
 
 def _quantized(layer: nn.Linear) -> ZenLinear:
@@ -101,4 +133,5 @@ def _quantized(layer: nn.Linear) -> ZenLinear:
 
 
 def _empty(layer: nn.Linear) -> ZenLinear:
-    return ZenLinear(layer.weight.to(torch.int8), layer.weight[:, 0], layer.bias)
+    bias = None if layer.bias is None else layer.bias.float()
+    return ZenLinear(layer.weight.to(torch.int8), layer.weight[:, 0].float(), bias)
