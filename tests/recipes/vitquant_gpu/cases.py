@@ -1,5 +1,6 @@
 """What the kernels' tests share: random values of a type, memory that shows what was not written, and a small model."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from ..vision_transformer import vit_with_registers
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-HERE = Gpu.of(DEVICE) if CUDA else Gpu(90, 4)
+HERE = Gpu.of(DEVICE) if CUDA else Gpu(90, 1)  # the interpreter takes few large tiles faster
 GPUS = [Gpu(number, HERE.processors) for number in (80, 90) if number == 80 or HERE.tma]  # by pointers, and by TMA
 FLOATS = (torch.float16, torch.bfloat16)
 KINDS = [torch.int8, *FLOATS] + [torch.float8_e4m3fn] * (not CUDA or HERE.capability >= 89)
@@ -21,6 +22,13 @@ TOLERANCE = {
     torch.float16: 0.002,
     torch.bfloat16: 0.01,
 }  # of FP32's result
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+every_gpu = pytest.mark.parametrize("gpu", GPUS, ids=str)
+PAIRS = [(kind, gpu) for kind in KINDS for gpu in GPUS]
+if not CUDA:  # the interpreter is slow: all of the one, and all of the other, and INT8 with both
+    PAIRS = [(kind, gpu) for kind, gpu in PAIRS if kind == torch.int8 or (gpu.tma == (kind.itemsize == 1))]
+every_pair = pytest.mark.parametrize(("kind", "gpu"), PAIRS, ids=str)
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:

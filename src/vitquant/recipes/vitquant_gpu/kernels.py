@@ -10,8 +10,6 @@ from vitquant.errors import UnsupportedError
 from vitquant.recipes.vitquant_gpu.launch import Gpu
 from vitquant.recipes.vitquant_gpu.linear import Linear
 from vitquant.recipes.vitquant_gpu.shape import Shape
-from vitquant.recipes.vitquant_gpu.triton_kernels import TritonKernels
-from vitquant.recipes.vitquant_gpu.turing import TuringKernels
 
 AMPERE = 80
 """The compute capability from which Triton has our kernels; before, there are those of CUDA C++, for INT8 alone."""

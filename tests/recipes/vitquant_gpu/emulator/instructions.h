@@ -24,7 +24,7 @@ inline dim3 threadIdx, blockIdx, blockDim;  // of the thread whose turn it is
 
 namespace emulator {
 
-struct Operands { unsigned words[4]; const void* address; };
+struct Operands { unsigned words[2]; float halves[6]; const void* address; };
 
 struct Meeting {  // of the threads that wait for each other
     int members = 0, arrived = 0;
@@ -101,14 +101,14 @@ inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long v
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 
 inline void load_matrices(unsigned* to, const void* row) {
-    const auto* all = emulator::exchange({{}, row});
+    const auto* all = emulator::exchange({{}, {}, row});
     const int lane = threadIdx.x % 32;
     for (int matrix = 0; matrix < 4; ++matrix)
         std::memcpy(to + matrix, static_cast<const char*>(all[8 * matrix + lane / 4].address) + 4 * (lane % 4), 4);
 }
 
 inline void load_transposed(unsigned* to, const void* row) {
-    const auto* all = emulator::exchange({{}, row});
+    const auto* all = emulator::exchange({{}, {}, row});
     const int lane = threadIdx.x % 32;
     for (int matrix = 0; matrix < 4; ++matrix)
         for (int half = 0; half < 2; ++half)
@@ -117,7 +117,7 @@ inline void load_transposed(unsigned* to, const void* row) {
 }
 
 inline void multiply(int* total, unsigned left, unsigned right) {
-    const auto* all = emulator::exchange({{left, right}, nullptr});
+    const auto* all = emulator::exchange({{left, right}, {}, nullptr});
     const int group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     for (int column = 0; column < 2; ++column)
         for (int depth = 0; depth < 16; ++depth)
@@ -126,19 +126,21 @@ inline void multiply(int* total, unsigned left, unsigned right) {
 }
 
 inline void multiply(float* total, unsigned left, unsigned lower, unsigned right) {
-    const auto* all = emulator::exchange({{left, lower, right}, nullptr});
+    using emulator::half;
+    const auto* all = emulator::exchange(
+        {{}, {half(left, 0), half(left, 1), half(lower, 0), half(lower, 1), half(right, 0), half(right, 1)}, nullptr});
     const int group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     for (int entry = 0; entry < 4; ++entry)
         for (int depth = 0; depth < 8; ++depth)
-            total[entry] += emulator::half(all[4 * group + depth / 2].words[entry / 2], depth % 2) *
-                            emulator::half(all[4 * (2 * place + entry % 2) + depth / 2].words[2], depth % 2);
+            total[entry] += all[4 * group + depth / 2].halves[entry / 2 * 2 + depth % 2] *
+                            all[4 * (2 * place + entry % 2) + depth / 2].halves[4 + depth % 2];
 }
 
 template <typename Number>
 Number from_lane(Number value, int bits) {
     unsigned word;
     std::memcpy(&word, &value, 4);
-    word = emulator::exchange({{word}, nullptr})[(threadIdx.x % 32) ^ bits].words[0];
+    word = emulator::exchange({{word}, {}, nullptr})[(threadIdx.x % 32) ^ bits].words[0];
     std::memcpy(&value, &word, 4);
     return value;
 }

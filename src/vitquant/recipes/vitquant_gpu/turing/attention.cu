@@ -12,7 +12,7 @@ constexpr float LOWEST = -1e30f;  // a score that gets no share
 // `multiplier`; or, where out_scale is given (heads, images × tokens), one for each token and head. `clipped`, where
 // given, counts what does not fit.
 template <int HEAD>
-__global__ void __launch_bounds__(32 * WARPS, HEAD == 128 ? 2 : HEAD == 64 ? 3 : 4)
+__global__ void __launch_bounds__(32 * WARPS)
 attention(const unsigned char* qkv, unsigned char* out, const float* multiplier, float* out_scale,
           unsigned long long* clipped, int tokens, int heads, int images) {
     constexpr int ROW = 2 * HEAD, CHUNKS = ROW / 16;  // bytes of a head's row; and 16 of them
