@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 import triton
 
+from vitquant.errors import UnsupportedError
 from vitquant.recipes.vitquant_gpu import weights
+from vitquant.recipes.vitquant_gpu.kernels import check
 from vitquant.recipes.vitquant_gpu.linear import Linear
 from vitquant.recipes.vitquant_gpu.network import Network
 from vitquant.recipes.vitquant_gpu.reference import Reference
 from vitquant.recipes.vitquant_gpu.shape import GROUP, Shape, shape_of
 from vitquant.recipes.vitquant_gpu.turing import Launch, TuringKernels, kernels
-from vitquant.recipes.vitquant_gpu.turing.module import Module, compiled
+from vitquant.recipes.vitquant_gpu.turing.module import Module, cached, compiled
 
 from .cases import CUDA, DEVICE, TOLERANCE, error, poisoned, quantize, random, random_model, uniform
 from .emulated import Emulator
@@ -199,3 +201,31 @@ def test_the_kernels_fit_a_t4(tmp_path: Path) -> None:
         assert stack + local <= SPILLED, kernel
         fit = min(REGISTERS // (registers * threads), SHARED // shared if shared else 16, RESIDENT // threads)
         assert fit * threads >= 256, kernel  # so many threads that one's wait is another's work
+
+
+def test_machine_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "cache"))
+    first = cached(["norm<64>"], "sm_75")
+    (kept,) = (tmp_path / "cache" / "compiled").glob("*.json")
+    written = kept.stat().st_mtime_ns
+    assert cached(["norm<64>"], "sm_75") == first
+    assert kept.stat().st_mtime_ns == written
+    kept.write_text("{")
+    assert cached(["norm<64>"], "sm_75")[1] == first[1]
+    assert kept.stat().st_size > 1000
+
+
+def test_what_does_not_compile_is_one_line() -> None:
+    with pytest.raises(UnsupportedError, match=r"^NVRTC cannot compile the kernels for sm_75: .*64.*$"):
+        compiled(["norm<65>"], "sm_75")
+
+
+@pytest.mark.parametrize(
+    ("capability", "number", "reason"),
+    [((7, 0), "int8", "7.5 or later"), ((7, 5), "float16", "int8 alone"), ((7, 5), "float8", "int8 alone")],
+)
+def test_what_a_gpu_lacks_is_named(capability: tuple[int, int], number: str, reason: str) -> None:
+    for works in ((7, 5), "int8"), ((8, 0), "bfloat16"):
+        check(*works)
+    with pytest.raises(UnsupportedError, match=rf"^vitquant_gpu .*{reason}.*compute capability is {capability[0]}\."):
+        check(capability, number)

@@ -20,8 +20,8 @@ TURING = 75
 class Kernels(Protocol):
     """What a block is made of, and what comes before and after the blocks. M are the tokens of all images.
 
-    Everything runs on the current stream, and nothing waits for it. `clipped`, where given, int64 (1,), is raised by the
-    number of values that the 8 bits could not hold.
+    Everything runs on the current stream, and nothing waits for it. `clipped`, int64 (1,), where given, is raised
+    by the number of values that the 8 bits could not hold.
     """
 
     def parts(self, images: int) -> int:

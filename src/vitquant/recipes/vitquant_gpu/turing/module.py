@@ -38,7 +38,7 @@ class Module:
 
     def __init__(self, kernels: list[str], device: torch.device) -> None:
         major, minor = torch.cuda.get_device_capability(device)
-        code, names = _kept(kernels, f"sm_{major}{minor}")
+        code, names = cached(kernels, f"sm_{major}{minor}")
         torch.cuda.init()
         index = torch.cuda.current_device() if device.index is None else device.index
         self._context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
@@ -90,17 +90,24 @@ def compiled(kernels: list[str], architecture: str) -> tuple[bytes, dict[str, st
     return code, names
 
 
-def _kept(kernels: list[str], architecture: str) -> tuple[bytes, dict[str, str]]:
-    """`compiled`, from the cache where that has it: compiling takes seconds."""
+def cached(kernels: list[str], architecture: str) -> tuple[bytes, dict[str, str]]:
+    """`compiled`, from the cache where that has it whole: compiling takes seconds.
+
+    Raises:
+        UnsupportedError: NVRTC refuses.
+        VitquantError: the cache cannot be written, or others may write to it.
+    """
     digests = {name: files.sha256(HERE / name) for name in SOURCES + HEADERS}
     place = cache.path([digests, kernels, architecture, nvrtc.nvrtcVersion()[1:]]).with_suffix(".json")
     with cache.lock(place):
-        if not place.is_file():
+        try:
+            kept = json.loads(files.private(place).read_text())
+        except (FileNotFoundError, ValueError):
             code, names = compiled(kernels, architecture)
+            kept = {"code": base64.b64encode(code).decode(), "names": names}
             with files.atomic(place) as partial:
-                partial.write_text(json.dumps({"code": base64.b64encode(code).decode(), "names": names}))
-                partial.chmod(0o600)
-        kept = json.loads(files.private(place).read_text())
+                partial.write_text(json.dumps(kept))
+                partial.chmod(0o600)  # whatever the umask
     return base64.b64decode(kept["code"]), kept["names"]
 
 
