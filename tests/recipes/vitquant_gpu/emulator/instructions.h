@@ -1,8 +1,9 @@
 // CUDA's words and Turing's instructions on the CPU: takes the place of the kernels' own instructions.h.
 //
 // A block's threads are contexts (ucontext.h) of one thread, which take turns: whoever waits for others hands on to the
-// next. An instruction of a warp leaves each lane's operands where the others find them, waits for all lanes, and takes
-// from theirs what it needs.
+// next. A warp runs on until it must wait for other warps, far before them, so that a wait that is missing shows. An
+// instruction of a warp leaves each lane's operands where the others find them, waits for all lanes, and takes from
+// theirs what it needs.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -44,10 +45,12 @@ inline Meeting block;
 inline ucontext_t outside;
 inline void (*body)();
 
-inline void hand_on() {
-    const unsigned self = threadIdx.x, count = blockDim.x;
-    unsigned next = (self + 1) % count;
-    while (next != self && threads[next].ended) next = (next + 1) % count;
+// Let the next of so many neighbouring threads run: of a warp, or of the block.
+inline void hand_on(unsigned count) {
+    const unsigned self = threadIdx.x, first = self / count * count;
+    const auto after = [&](unsigned thread) { return first + (thread - first + 1) % count; };
+    unsigned next = after(self);
+    while (next != self && threads[next].ended) next = after(next);
     threadIdx.x = next;
     if (next != self) {
         swapcontext(&threads[self].context, &threads[next].context);
@@ -62,7 +65,7 @@ inline void meet(Meeting& meeting) {
         meeting.arrived = 0;
         ++meeting.round;
     }
-    while (meeting.round == round) hand_on();
+    while (meeting.round == round) hand_on(meeting.members);
 }
 
 // Leave operands for the other lanes; all lanes' operands.
@@ -77,7 +80,7 @@ inline const Operands* exchange(const Operands& own) {
 inline void begin() {
     body();
     threads[threadIdx.x].ended = true;
-    hand_on();
+    hand_on(blockDim.x);
 }
 
 inline int8_t byte(unsigned word, int index) { return static_cast<int8_t>(word >> (8 * index)); }
