@@ -17,6 +17,7 @@ from vitquant.recipes.vitquant_gpu import weights
 from vitquant.recipes.vitquant_gpu.launch import Gpu, compiling
 from vitquant.recipes.vitquant_gpu.network import Network
 from vitquant.recipes.vitquant_gpu.shape import shape_of
+from vitquant.recipes.vitquant_gpu.triton_kernels import TritonKernels
 
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227}  # KB a program may have: NVIDIA, CUDA Programming Guide, table 30
 PROCESSORS = {80: 108, 86: 72, 89: 58, 90: 132}  # of A100, A10, L4 and H100
@@ -51,7 +52,7 @@ def compiled(capability: int, number: str, images: int, *, static: bool) -> list
     }
     gpu = Gpu(capability, PROCESSORS[capability])
     positions = torch.empty(shape.tokens, shape.width)
-    network = Network(tensors, positions, shape, gpu, torch.device("cpu"), static=static)
+    network = Network(tensors, positions, shape, TritonKernels(gpu), torch.device("cpu"), static=static)
     with pytest.MonkeyPatch.context() as patch, compiling() as kernels:
         patch.setattr(driver, "_active", Driver(capability))
         network(torch.empty(images, 3, 224, 224))

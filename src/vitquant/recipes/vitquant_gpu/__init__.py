@@ -6,7 +6,8 @@ calibration images (`static`, the fast way), or a scale for each token and head,
 run time (`dynamic`, the safe way). With `float16` or `bfloat16` the same kernels run without 8 bits: what is left of a
 difference then is fusion's. docs/vitquant-gpu.md has what it gives.
 
-The kernels are Triton's, for GPUs of compute capability 8.0 and later; on the CPU PyTorch computes the same, slowly.
+The kernels are Triton's, for GPUs of compute capability 8.0 and later, and CUDA C++, with INT8 alone, for 7.5; on the
+CPU PyTorch computes the same, slowly.
 """
 
 from collections.abc import Callable
@@ -72,22 +73,27 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 
     Raises:
         VitquantError: the artifact's tensors are not what the architecture needs.
-        UnsupportedError: the GPU lacks the numbers' type.
+        UnsupportedError: there are no kernels for this GPU and the numbers' type.
     """
     options = Options.model_validate(artifact.spec.options)
-    for needed in ("bfloat16", options.format):  # the kernels need 8.0, as BF16 does
-        check_capability(needed, device)
+    if device.type == "cuda":
+        from vitquant.recipes.vitquant_gpu import kernels  # Triton is for GPUs
+
+        kernels.check(torch.cuda.get_device_capability(device), options.format)
+        check_capability(options.format, device)
     static = options.scales == "static"
     model, tensors = empty_model(artifact), read_weights(artifact.path)
     check_tensors(artifact, tensors, weights.expected(model, options.format, static=static))
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
     model.load_state_dict(rest, strict=False, assign=True)
-    positions = weights.positions(model, shape_of(model))
+    shape = shape_of(model)
+    positions = weights.positions(model, shape)
     if device.type == "cpu":
-        return Reference(tensors, positions, shape_of(model), static=static)
+        return Reference(tensors, positions, shape, static=static)
     cache.for_inductor()  # Triton keeps its kernels there
-    from vitquant.recipes.vitquant_gpu.graphs import Graphs  # Triton is for GPUs
+    from vitquant.recipes.vitquant_gpu.graphs import Graphs
     from vitquant.recipes.vitquant_gpu.launch import Gpu
     from vitquant.recipes.vitquant_gpu.network import Network
 
-    return Graphs(Network(tensors, positions, shape_of(model), Gpu.of(device), device, static=static))
+    chosen = kernels.choose(Gpu.of(device), shape, device, static=static)
+    return Graphs(Network(tensors, positions, shape, chosen, device, static=static))
