@@ -1,0 +1,1 @@
+../../src/vitquant/recipes/vitquant_gpu/turing/linear.cu
