@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -167,6 +168,21 @@ def test_a_batch_size_that_fails_in_a_later_launch_is_left_out_of_all() -> None:
     assert own.unavailable_batches == {30: "out of memory"}
     benchmark.add(done, {"own": Benchmarked(traits=FP32, unavailable="it died")})
     assert done["own"] == Benchmarked(traits=FP32, unavailable="it died")
+
+
+def _whole_alone(connection: Connection) -> None:
+    while True:
+        question, _, _, split = connection.recv()
+        connection.send(0.5 if question == "time" else "out of memory" if split else 1)
+
+
+def test_a_batch_that_cannot_be_split_is_timed_whole() -> None:
+    own = Measured(artifact_sha256="ab" * 32, size_bytes=1, memory_bytes=[Memory(model=1, load_peak=1)], latency_ms={})
+    worker = Worker(_whole_alone)
+    launch = benchmark.Launch("trial", {"own": worker}, {"own": Benchmarked(traits=FP32, measured=own)})
+    assert benchmark._trial(launch, "own", 8, [False, True], 1) == {False: 500.0}
+    assert own.unavailable_batches == {}
+    worker.close()
 
 
 def _die(connection: object) -> None:

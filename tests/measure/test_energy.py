@@ -30,8 +30,9 @@ PARAMS = Benchmark(
 class Device:
     """20 W when idle, and what each image takes besides; a worker, the clock and the meter as well."""
 
-    def __init__(self, joules_per_image: float = 3.0) -> None:
+    def __init__(self, joules_per_image: float = 3.0, *, dies: bool = False) -> None:
         self.now, self.joules, self.per_image, self.asked = 0.0, 0.0, joules_per_image, list[Any]()
+        self.dies = dies
 
     def perf_counter(self) -> float:
         return self.now
@@ -44,8 +45,10 @@ class Device:
         """It moves 10 times a second."""
         return self.joules // 2 * 2
 
-    def ask(self, method: str, size: int, seconds: float, split: bool) -> tuple[int, float]:
+    def ask_if_alive(self, method: str, size: int, seconds: float, split: bool) -> tuple[int, float] | None:
         self.asked.append((method, size, seconds, split))
+        if self.dies:
+            return None
         passes = 7
         self.sleep(seconds)
         self.joules += self.per_image * passes * size
@@ -83,6 +86,14 @@ def test_a_recipe_that_takes_less_than_idle_has_no_energy(monkeypatch: pytest.Mo
     device, own = Device(joules_per_image=-1.0), timed()
     assert "idle_w" in measure(monkeypatch, device, own)
     assert own.energy_mj == {}
+
+
+def test_a_process_that_has_died_takes_no_other_s_energy_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "time", device := Device())
+    workers = {"dead": Device(dies=True), "own": device}
+    found = {name: timed() for name in workers}
+    assert "idle_w" in energy.measure(lambda: device.meter, workers, found, 5.0, max)  # type: ignore[arg-type]
+    assert [set(own.energy_mj) for own in found.values()] == [set(), {4}]
 
 
 def test_a_meter_that_stands_still_or_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
