@@ -21,7 +21,7 @@ from vitquant.models.loading import load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Recipe
 from vitquant.predictor import read_weights, write_weights
-from vitquant.quantization import rounding, smoothing
+from vitquant.quantization import families, rounding, smoothing
 from vitquant.quantization.layers import SmoothedGELU
 from vitquant.quantization.smoothing import Smoothing
 from vitquant.recipes import vitquant_int8
@@ -62,7 +62,7 @@ def test_scales_are_those_of_the_definition(int8: Path, smoothed) -> None:
     model, _ = smoothed
     tensors = read_weights(int8)
     for index, block in enumerate(model.backbone.blocks):
-        for layer in smoothing.LAYERS:
+        for layer in families.LAYERS:
             name, weight = f"backbone.blocks.{index}.{layer}", block.get_submodule(layer).weight.clone()
             if per_token and layer == "attn.qkv":
                 weight[: len(weight) // 3] *= (len(weight) // 3 // block.attn.num_heads) ** -0.5  # attention's own

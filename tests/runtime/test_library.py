@@ -29,7 +29,7 @@ def test_what_it_says_of_itself(architecture: None, instructions: str | None) ->
 
 def test_a_stale_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
-    with pytest.raises(UnsupportedError, match=r"\.so has interface 1, not 2: delete it, to have it made again$"):
+    with pytest.raises(UnsupportedError, match=r"\.so has interface 2, not 3: delete it, to have it made again$"):
         Library()
 
 
@@ -129,7 +129,7 @@ def test_a_compiler_that_fails(cold: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_damaged_library_is_compiled_again(cold: Path) -> None:
-    library._compiled()  # and not loaded: what is spoiled below is not this process's memory
+    library._compiled(library.NATIVE)  # and not loaded: what is spoiled below is not this process's memory
     content = made(cold).read_bytes()
     made(cold).write_bytes(content[: len(content) // 2])
     assert works()
@@ -164,7 +164,7 @@ assert library.Library()._library.multiply_in_registers(0, 1, 1) > 0
 
 
 def test_a_cache_that_cannot_be_written(cold: Path) -> None:
-    library._compiled()
+    library._compiled(library.NATIVE)
     lock = made(cold).with_suffix(".lock")
     made(cold).unlink()
     lock.unlink()

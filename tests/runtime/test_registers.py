@@ -40,7 +40,7 @@ def loops(instructions: list[tuple[int, str]]) -> Iterator[list[str]]:
 def test_no_sum_is_spilled(architecture: None, instructions: str | None) -> None:
     if not shutil.which("objdump"):
         pytest.skip("objdump, of binutils, is not installed")
-    path = library._compiled()
+    path = library._compiled(library.NATIVE)
     command = ["objdump", "-d", "-C", "--no-show-raw-insn", "-j", ".text", str(path)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if not MULTIPLY.search(text):

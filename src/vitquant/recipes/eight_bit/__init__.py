@@ -86,6 +86,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     moments: dict[str, Tensor] = {}
     details = {}
     if options.smooth:
+        smoothing.check_blocks(model)
         images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration).to(device))
         chosen, moments = smoothing.smooth(model, images, per_token=True)
         for path, block in _blocks(model):
@@ -138,7 +139,7 @@ def cast_floats(module: nn.Module, dtype: torch.dtype) -> None:
     """Cast a model's floating-point tensors, in place, but for those of quantized layers and of GELU."""
     for part in module.modules():
         if not isinstance(part, DynamicLinear | WeightOnlyLinear | SmoothedGELU):
-            for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            for name, tensor in part.named_parameters(recurse=False):
                 setattr(part, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
 
 

@@ -9,12 +9,14 @@
 #include "linear.h"
 #include "memory.h"
 #include "softmax.h"
+#include "turning.h"
 
 struct Heads {
     int64_t count, tokens, depth;  // depth: a multiple of LANES
     // Of the linear layer, head by head: query (scaled by log2(e) over the square root of the depth), key and value of
     // `depth` columns each, then zeros up to a multiple of PANEL.
     Layer layer;
+    Turning turning;  // its rotations are of `depth`, half and half
 
     int64_t columns() const { return layer.outputs / count; }
     int64_t blocks() const { return (tokens + LANES - 1) / LANES; }
@@ -187,6 +189,10 @@ inline void attend_head(const Heads& heads, int64_t head, int64_t first, int64_t
         linear_panel(layer, head * columns + column, input, from, to, panel_after(layer, head * columns + column, next),
                      [&](int64_t row) { return Store{own.qkv + row * columns + column, columns}; });
     }
+    if (heads.turning.is_any()) {
+        turn(heads.turning, heads.turning.query, head, first, last, depth, own.qkv + columns, columns);
+        turn(heads.turning, heads.turning.key, head, 0, heads.tokens, depth, own.qkv + columns + depth, columns);
+    }
     const float levels = levels_for(depth, 4095.0f), value_levels = levels_for(2 * heads.tokens, 2047.0f);
     pack_queries(heads, first, last, levels, own);
     pack_keys(heads, levels, own);
@@ -195,4 +201,23 @@ inline void attend_head(const Heads& heads, int64_t head, int64_t first, int64_t
         with_constant<PAIR_ROWS>(std::min<int64_t>(PAIR_ROWS, last - query), [&](auto R) {
             attend<R()>(heads, query, value_levels, own, out + query * width + head * depth, width);
         });
+}
+
+// How many parts of its queries each head is split into, so that the busiest thread has least to do: a thread that has any
+// part of a head makes all its keys and values, which is about 0.4 of a head's work.
+inline int64_t parts_of_heads(int64_t heads, int64_t threads) {
+    constexpr int64_t MOST_PARTS = 8;
+    int64_t best = 1;
+    float least = 1e30f;
+    for (int64_t parts = 1; parts <= MOST_PARTS; parts++) {
+        float busiest = 0;
+        for (int64_t thread = 0; thread < threads; thread++) {
+            const int64_t first = heads * parts * thread / threads, last = heads * parts * (thread + 1) / threads;
+            if (first == last) continue;
+            const int64_t touched = (last - 1) / parts - first / parts + 1;
+            busiest = std::max(busiest, 0.4f * touched + 0.6f * (last - first) / parts);
+        }
+        if (busiest < least - 1e-3f) least = busiest, best = parts;
+    }
+    return best;
 }
