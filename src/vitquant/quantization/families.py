@@ -136,7 +136,7 @@ def simplify(model: nn.Module) -> None:
             raise UnsupportedError(
                 f"smoothing is for plain ViT blocks, and block {index} of this model is not one: {oddity}"
             )
-        if not isinstance(block.attn, Attention):
+        if not isinstance(block.attn, Attention | PlainAttention):
             block.attn = PlainAttention(block.attn)
         if isinstance(block.mlp, SwiGLU):
             block.mlp = _packed(block.mlp)

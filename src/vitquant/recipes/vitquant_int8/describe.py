@@ -32,7 +32,7 @@ def describe(model: Any) -> Description:
         families.simplify(model)
         oddity = _oddity_of_blocks(backbone)
     if oddity:
-        raise UnsupportedError(f"vitquant-int8 runs ViTs of one width, and this one is not: {oddity}")
+        raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
     embedding, block = backbone.patch_embed, backbone.blocks[0]
     attention, norms = (
         block.attn,
