@@ -35,6 +35,8 @@ class Family:
     options: dict[str, Any] = field(default_factory=lambda: {**SMALL, "patch_size": 8})
     refused: str = ""
     """Why vitquant-int8 does not run it; empty where it does."""
+    not_smoothed: str = ""
+    """Likewise, dynamic-int8-smooth."""
 
     @property
     def name(self) -> str:
@@ -68,9 +70,15 @@ FAMILIES = {
     "Perception Encoder": Family("vit_pe_core_tiny_patch16_384"),
     "BEiT-3": Family("beit3_base_patch16_224"),
     "BEiT": Family("beit_base_patch16_224", refused="attention has a bias of relative positions"),
-    "AIMv2": Family("aimv2_large_patch14_224", refused="norm is of type RmsNorm"),
-    "Swin": Family("swin_tiny_patch4_window7_224", SMALL_SWIN, "its type is SwinTransformer"),
-    "Swin V2": Family("swinv2_tiny_window8_256", SMALL_SWIN, "its type is SwinTransformerV2"),
+    "AIMv2": Family(
+        "aimv2_large_patch14_224", refused="norm1 is of type RmsNorm", not_smoothed="norm1 is of type RmsNorm"
+    ),
+    "Swin": Family(
+        "swin_tiny_patch4_window7_224", SMALL_SWIN, "its type is SwinTransformer", "its type is SwinTransformer"
+    ),
+    "Swin V2": Family(
+        "swinv2_tiny_window8_256", SMALL_SWIN, "its type is SwinTransformerV2", "its type is SwinTransformerV2"
+    ),
 }
 
 

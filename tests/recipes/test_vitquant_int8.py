@@ -127,10 +127,11 @@ def test_an_artifact_that_does_not_describe_its_network_is_refused(built, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "why"),
     [
-        ("eva02_tiny_patch14_224", {}, "its type is Eva"),
+        ("swin_tiny_patch4_window7_224", {}, "its type is SwinTransformer"),
+        ("beit_base_patch16_224", {}, "attention has a bias of relative positions"),
+        ("test_vit", {"global_pool": "prr"}, "its pooling is prr"),
         ("test_vit", {"embed_layer": HybridEmbed, "patch_size": 1}, "its patch embedding is a HybridEmbed"),
         ("test_vit", {"embed_norm_layer": "layernorm"}, "its patch embedding has a norm"),
-        ("test_vit", {"final_norm": False}, "norm is of type Identity"),
         ("test_vit", {"embed_norm_layer": None, "norm_layer": partial(nn.LayerNorm, eps=1e-3), "pre_norm": True}, ""),
     ],
 )

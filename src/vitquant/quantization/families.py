@@ -128,7 +128,7 @@ def simplify(model: nn.Module) -> None:
     blocks = getattr(backbone, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
         raise UnsupportedError(
-            f"smoothing is for plain ViT blocks, and this model is not made of them: it is a {type(backbone).__name__}"
+            f"smoothing is for ViTs of plain blocks, and this one is not one: its type is {type(backbone).__name__}"
         )
     for index, block in enumerate(blocks):
         oddity = _oddity(block)

@@ -27,10 +27,10 @@ def describe(model: Any) -> Description:
         UnsupportedError: it is none that the runtime can run; the message says why.
     """
     backbone = model.backbone
-    oddity = _oddity(backbone)
+    oddity = "" if type(backbone) in TYPES else f"its type is {type(backbone).__name__}"
     if not oddity:
         families.simplify(model)
-        oddity = _oddity_of_blocks(backbone)
+        oddity = _oddity(backbone) or _oddity_of_blocks(backbone)
     if oddity:
         raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
     embedding, block = backbone.patch_embed, backbone.blocks[0]
@@ -91,8 +91,6 @@ def _pooling(backbone: Any) -> dict[str, Any]:
 
 def _oddity(backbone: Any) -> str:
     """The first thing, beside its blocks, for which the native code does not run a backbone; or empty."""
-    if type(backbone) not in TYPES:
-        return f"its type is {type(backbone).__name__}"
     for name in ("norm_pre", "norm", "fc_norm"):
         if not isinstance(getattr(backbone, name, nn.Identity()), nn.LayerNorm | nn.Identity):
             return f"{name} is of type {type(getattr(backbone, name)).__name__}"
