@@ -11,6 +11,7 @@ MODULES = (  # of timm: transformers for images, which can be made for any size 
     *("vision_transformer_sam", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr"),
     *("cait", "convit", "crossvit", "hiera", "levit", "mvitv2", "nest", "pit", "tnt", "twins", "volo", "xcit"),
 )
+PLAIN = ("vision_transformer", "deit")
 LISTS = f"`timm.list_models(module=…)` lists those of the modules {', '.join(MODULES)}"
 SHOWN = 4  # names or tags that a message suggests
 
@@ -32,6 +33,11 @@ def check_name(name: str) -> None:
         tags = [known.partition(".")[2] for known in names]
         shown = ", ".join(get_close_matches(tag, tags, SHOWN, cutoff=0)) + (", …" if len(tags) > SHOWN else "")
         raise VitquantError(f"model.name: timm has no weights {tag!r} of {architecture}: it has {shown}")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is of those modules whose models are plain ViTs."""
+    return bool(timm.models.is_model_in_modules(name, PLAIN))
 
 
 def _why_no_vit(architecture: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
-from vitquant.models import pooling
+from vitquant.models import biases, pooling
 from vitquant.models.names import check_name
 from vitquant.params import Images
 
@@ -60,9 +60,11 @@ def create_backbone(name: str, image_size: int, **options: Any) -> Any:
     """
     check_name(name)
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise VitquantError(f"data.crop: {name} does not take images of {image_size} pixels: {_said(error)}") from None
+    biases.join(backbone)
+    return backbone
 
 
 def check_size(name: str, crop: int) -> None:

@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import download, onnx_vit, position
+from vitquant.models import biases, download, onnx_vit, position
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
@@ -44,7 +45,7 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
         if isinstance(backbone, VisionTransformer):
             _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
         else:
-            weights = _as_timm_loads_them(weights, backbone)
+            weights = biases.join_weights(_as_timm_loads_them(weights, params.name, model.image_size))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
 
@@ -170,10 +171,11 @@ def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_d
         weights["pos_embed"] = resample_abs_pos_embed(embedding, list(grid), num_prefix_tokens=prefix)
 
 
-def _as_timm_loads_them(weights: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
-    """Under the backbone's names and in its sizes: by the function that timm has for that in the model's module."""
-    module = importlib.import_module(type(backbone).__module__)
-    convert = getattr(module, "checkpoint_filter_fn", None)
+def _as_timm_loads_them(weights: dict[str, Tensor], name: str, side: int) -> dict[str, Tensor]:
+    """Under timm's names and in the backbone's sizes: by the function that timm has for that in the model's module."""
+    with torch.device("meta"):
+        backbone = timm.create_model(name, num_classes=0, img_size=side)
+    convert = getattr(importlib.import_module(type(backbone).__module__), "checkpoint_filter_fn", None)
     try:
         return weights if convert is None else dict(convert(weights, backbone))
     except (KeyError, RuntimeError, ValueError, AttributeError):  # of another model's weights: what follows names them

@@ -124,13 +124,7 @@ def simplify(model: nn.Module) -> None:
     Raises:
         UnsupportedError: a block cannot be, e.g. with two attentions in parallel; the message says why.
     """
-    backbone: Any = model.backbone
-    blocks = getattr(backbone, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
-        raise UnsupportedError(
-            f"smoothing is for ViTs of plain blocks, and this one is not one: its type is {type(backbone).__name__}"
-        )
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(blocks_of(model)):
         oddity = _oddity(block)
         if oddity:
             raise UnsupportedError(
@@ -144,6 +138,21 @@ def simplify(model: nn.Module) -> None:
             is_one = (name in LAYERS and isinstance(part, nn.Linear)) or isinstance(part, nn.LayerNorm)
             if is_one and part.bias is None:
                 part.bias = nn.Parameter(part.weight.new_zeros(len(part.weight)), requires_grad=False)
+
+
+def blocks_of(model: nn.Module) -> list[Any]:
+    """A classifier's blocks.
+
+    Raises:
+        UnsupportedError: it has none, as Swin, whose stages have.
+    """
+    backbone: Any = model.backbone
+    blocks = getattr(backbone, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        raise UnsupportedError(
+            f"smoothing is for ViTs of plain blocks, and this one is not one: its type is {type(backbone).__name__}"
+        )
+    return list(blocks)
 
 
 def activation(module: Any) -> str | None:

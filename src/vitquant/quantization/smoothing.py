@@ -180,8 +180,7 @@ def check_blocks(model: nn.Module) -> None:
         UnsupportedError: a block has something else, e.g. a gated MLP, normalised queries, or two attentions in
             parallel; the message says what.
     """
-    backbone: Any = model.backbone
-    for index, block in enumerate(backbone.blocks):
+    for index, block in enumerate(families.blocks_of(model)):
         oddity = _oddity(block)
         if oddity:
             raise UnsupportedError(

@@ -119,7 +119,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     cast_floats(model.backbone, getattr(torch, options.dtype))
     fill(model, artifact)
     whole = CastBackbone(model).to(device).eval()
-    return cuda_graph.compile_blocks(model.backbone.blocks, whole, device)
+    return cuda_graph.compile_blocks(getattr(model.backbone, "blocks", None), whole, device)
 
 
 def quantize(weight: Tensor, options: Options, moment: Tensor | None) -> tuple[Tensor, Tensor]:
