@@ -4,8 +4,8 @@
 
 A small member of each family (tests/families.py), with random weights of which every one matters, goes through every
 recipe of params.yaml, as a study would make it: built with 12 calibration images, loaded again, and run on 16 others,
-which the head tells apart. A cell is the least cosine of the recipe's output to FP32's, which is the class token or what
-the model's own pooling gives, and after it how many of the 16 images are still told apart, where that is not all.
+which the head tells apart. A cell is the least cosine of the recipe's output to FP32's (the class token, or what the
+model's own pooling gives), and after it how many of the 16 images are still told apart, where that is not all.
 It runs each family in a process of its own, so that an engine that crashes ends one row. With names it prints these
 rows alone, and writes nothing.
 """

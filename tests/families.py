@@ -69,7 +69,7 @@ FAMILIES = {
     "RoPE-ViT, mixed": Family("vit_small_patch16_rope_mixed_224"),
     "Perception Encoder": Family("vit_pe_core_tiny_patch16_384"),
     "BEiT-3": Family("beit3_base_patch16_224"),
-    "BEiT": Family("beit_base_patch16_224", refused="attention has a bias of relative positions"),
+    "BEiT": Family("beit_base_patch16_224"),
     "AIMv2": Family(
         "aimv2_large_patch14_224", refused="norm1 is of type RmsNorm", not_smoothed="norm1 is of type RmsNorm"
     ),

@@ -128,7 +128,11 @@ def test_an_artifact_that_does_not_describe_its_network_is_refused(built, tmp_pa
     ("name", "options", "why"),
     [
         ("swin_tiny_patch4_window7_224", {}, "its type is SwinTransformer"),
-        ("beit_base_patch16_224", {}, "attention has a bias of relative positions"),
+        (
+            "beit_base_patch16_224",
+            {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+            "its blocks share a bias of relative positions",
+        ),
         ("test_vit", {"global_pool": "prr"}, "its pooling is prr"),
         ("test_vit", {"embed_layer": HybridEmbed, "patch_size": 1}, "its patch embedding is a HybridEmbed"),
         ("test_vit", {"embed_norm_layer": "layernorm"}, "its patch embedding has a norm"),

@@ -7,6 +7,7 @@ import numpy as np
 import timm
 import torch
 from timm.layers.mlp import SwiGLUPacked
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -51,6 +52,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "BEiT-3": {
         **{"embed_dim": 72, "num_heads": 3, "global_pool": "avg", "scale_attn_norm": True, "scale_mlp_norm": True},
     },
+    "BEiT": {"kind": Beit, "embed_dim": 72, "num_heads": 2, "global_pool": "avg", "use_rel_pos_bias": True},
     "normalised queries and keys, no norm after": {
         **{"embed_dim": 72, "num_heads": 3, "qk_norm": True, "final_norm": False},
     },
@@ -84,7 +86,9 @@ def classifier(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     options = {"kind": VisionTransformer, **SMALL, **NETWORKS[name]}
     model = Classifier(options.pop("kind")(**options)).requires_grad_(False).eval()
-    for parameter in model.parameters():
+    for path, parameter in model.named_parameters():
+        if path.endswith("bias_table"):
+            parameter.copy_(torch.randn_like(parameter))
         if parameter.ndim == 1 or parameter.shape[0] == 1:  # biases, norms, scales, tokens, positions
             parameter.add_(0.2 * torch.randn_like(parameter))
     for block in model.backbone.blocks:

@@ -12,7 +12,7 @@ LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 MEND = "make it again with `dvc repro`"
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu")  # in the order of native/activations.h
 POOLINGS = ("class and mean", "token", "mean", "attention")  # in the order of native/pooling.h
-MAY_BE_NONE = ("prefix", "skipped", "rotations", "pool_heads", "pool_hidden")
+MAY_BE_NONE = ("prefix", "skipped", "rotations", "distances", "pool_heads", "pool_hidden")
 CHOICES = {"activation": ACTIVATIONS, "pool_activation": ACTIVATIONS, "pooling": POOLINGS}
 
 
@@ -52,6 +52,8 @@ class Description:
     """Whether there is one before fc2."""
     rotations: int = 0
     """Tables of rotary embeddings: none, one, or one for each head of each block."""
+    distances: int = 0
+    """Rows of a block's table of biases by relative position, which logits get; 0 where there is none."""
     activation: str = "gelu"
     """Between fc1 and fc2, of ACTIVATIONS."""
     gated: bool = False
@@ -93,13 +95,16 @@ class Description:
         }
         if self.rotations:
             floats["backbone.rotation"] = (self.rotations, self.patches, 2, self.depth // 2)
+        others = {"backbone.distances": ("int32", (self.tokens, self.tokens))} if self.distances else {}
         wholes = {"norm_pre": self.norm_before, "norm": self.norm_after, "fc_norm": self.norm_pooled}
         norms = {f"backbone.{name}": width for name, is_there in wholes.items() if is_there}
-        integers = {}
+        integers: dict[str, tuple[int, ...]] = {}
         for block in (f"backbone.blocks.{index}" for index in range(self.blocks)):
             norms |= {f"{block}.norm1": width, f"{block}.norm2": width}
             if self.norm_heads:
                 norms |= {f"{block}.attn.q_norm": self.depth, f"{block}.attn.k_norm": self.depth}
+            if self.distances:
+                floats[f"{block}.attn.bias"] = (self.distances, self.heads)
             if self.norm_attention:
                 norms[f"{block}.attn.norm"] = attended
             if self.norm_hidden:
@@ -119,9 +124,8 @@ class Description:
             for name, shape in dense.items():
                 floats |= {f"pool.{name}.weight": shape, f"pool.{name}.bias": shape[:1]}
         floats |= {f"{norm}.{part}": (own,) for norm, own in norms.items() for part in ("weight", "bias")}
-        return {name: ("float32", shape) for name, shape in floats.items()} | {
-            name: ("int8", shape) for name, shape in integers.items()
-        }
+        typed: dict[str, dict[str, tuple[int, ...]]] = {"float32": floats, "int8": integers}
+        return others | {name: (kind, shape) for kind, shapes in typed.items() for name, shape in shapes.items()}
 
 
 def write(directory: Path, description: Description) -> None:

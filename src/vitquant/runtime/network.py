@@ -53,9 +53,9 @@ class Network:
     def _pack(self, tensors: MutableMapping[str, Any]) -> Any:
         its, pack = self.description, self._packer
         self._blocks = (packing.Block * its.blocks)()  # by index: what is made must not move
-        rotations = self._rotations(tensors)
+        rotations, distances = self._rotations(tensors), self._distances(tensors)
         for index in range(its.blocks):
-            self._blocks[index] = self._block(tensors, f"backbone.blocks.{index}", *rotations[index])
+            self._blocks[index] = self._block(tensors, f"backbone.blocks.{index}", rotations[index], distances)
         patches = pack.patches(
             tensors.pop("backbone.patch_embed.proj.weight"), tensors.pop("backbone.tokens")[0], its.side, its.prefix
         )
@@ -101,8 +101,26 @@ class Network:
         blocks = np.split(filled, its.blocks)
         return [(pack.array(own, *own.shape), its.patches * filled.shape[2]) for own in blocks]
 
-    def _block(self, tensors: MutableMapping[str, Any], path: str, rotation: int | None, step: int) -> Any:
+    def _distances(self, tensors: MutableMapping[str, Any]) -> NDArray[np.int32] | None:
+        """For each two tokens the row of the tables of biases, int32 (tokens, tokens)."""
+        if not self.description.distances:
+            return None
+        found: NDArray[np.int32] = tensors.pop("backbone.distances")
+        if found.min() < 0 or found.max() >= self.description.distances:
+            raise VitquantError(f"backbone.distances lead beyond the tables of biases: {MEND}")
+        return found
+
+    def _block(
+        self,
+        tensors: MutableMapping[str, Any],
+        path: str,
+        rotation: tuple[int | None, int],
+        distances: NDArray[np.int32] | None,
+    ) -> Any:
         its, pack = self.description, self._packer
+        bias = None
+        if distances is not None:
+            bias = pack.biases(tensors.pop(f"{path}.attn.bias")[distances].transpose(2, 0, 1))
         qkv, proj, fc1, fc2 = (
             [tensors.pop(f"{path}.{name}.{part}") for part in ("weight", "scale", "bias")] for name in LINEAR
         )
@@ -112,7 +130,7 @@ class Network:
             pack.qkv(its.heads, *qkv, to_base_2=not its.norm_heads, rotated=bool(its.rotations)),
             self._head_norm(tensors, f"{path}.attn.q_norm", BASE_2),
             self._head_norm(tensors, f"{path}.attn.k_norm", np.float32(1)),
-            *(rotation, step),
+            *(*rotation, bias),
             self._norm(tensors, f"{path}.attn.norm", its.norm_attention),
             pack.linear(*proj),
             self._norm(tensors, f"{path}.norm2"),

@@ -35,7 +35,13 @@ Norm = _structure(*_fields(c_void_p, "gain shift"), ("width", c_int64), ("epsilo
 Patches = _structure(*_fields(c_void_p, "weight scale tokens"), *_fields(c_int64, "channels side size prefix outputs"))
 Block = _structure(
     *(("norm1", Norm), ("qkv", Layer), ("query_norm", Norm), ("key_norm", Norm)),
-    *(("rotation", c_void_p), ("rotation_step", c_int64), ("attention_norm", Norm), ("proj", Layer)),
+    *(
+        ("rotation", c_void_p),
+        ("rotation_step", c_int64),
+        ("bias", c_void_p),
+        ("attention_norm", Norm),
+        ("proj", Layer),
+    ),
     *(
         ("norm2", Norm),
         ("fc1", Layer),
@@ -181,6 +187,11 @@ class Packer:
         if to_base_2:
             base[: heads * depth] = math.log2(math.e)
         return self.linear(by_heads(weight), by_heads(scale * base)[:, 0], by_heads(bias * base)[:, 0])
+
+    def biases(self, values: Array) -> int:
+        """The address of biases of a block's logits, float32 (heads, tokens, tokens); they come to base 2."""
+        heads, tokens, _ = values.shape
+        return self.array(values * np.float32(math.log2(math.e)), heads, tokens, up(tokens, self._lanes))
 
     def gated(self, weight: Array, scale: Array, bias: Array) -> Any:
         """fc1 with a gate, whose two halves of outputs are each filled up to what fc2 takes."""

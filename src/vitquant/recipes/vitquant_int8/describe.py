@@ -57,10 +57,16 @@ def describe(model: Any) -> Description:
         norm_attention="attn.norm" in norms,
         norm_hidden="mlp.norm" in norms,
         rotations=_rotations(backbone),
+        distances=0 if (table := _table(block)) is None else len(table),
         activation=str(families.activation(block.mlp.act)),
         gated=isinstance(block.mlp, GluMlp),
         **_pooling(backbone),
     )
+
+
+def _table(block: Any) -> Any:
+    """Of biases by relative position, (distances, heads), or none."""
+    return getattr(block.attn, "relative_position_bias_table", None)
 
 
 def _is_norm(backbone: Any, name: str) -> bool:
@@ -98,7 +104,7 @@ def _oddity(backbone: Any) -> str:
     oddities = {
         f"its patch embedding is a {type(embedding).__name__}": type(embedding) is not PatchEmbed,
         "its patch embedding has a norm": not isinstance(getattr(embedding, "norm", None), nn.Identity),
-        "attention has a bias of relative positions": getattr(backbone, "rel_pos_bias", None) is not None,
+        "its blocks share a bias of relative positions": getattr(backbone, "rel_pos_bias", None) is not None,
         f"its pooling is {kind or 'none'}": kind not in POOLINGS and not pooling.reads_class_token(backbone),
     }
     oddity = next((oddity for oddity, is_so in oddities.items() if is_so), "")
@@ -119,8 +125,6 @@ def _oddity_of_blocks(backbone: Any) -> str:
     """The first thing in which blocks of that form are none that the native code runs, or differ from each other."""
     first = _form(backbone.blocks[0])
     for index, block in enumerate(backbone.blocks):
-        if getattr(block.attn, "relative_position_bias_table", None) is not None:
-            return "attention has a bias of relative positions"
         if _form(block) != first:
             return f"block {index} is of another form than the first"
     norms = [module for module in backbone.modules() if isinstance(module, nn.LayerNorm)]
@@ -130,4 +134,5 @@ def _oddity_of_blocks(backbone: Any) -> str:
 def _form(block: Any) -> tuple[Any, ...]:
     norms = tuple(name for name, part in block.named_modules() if isinstance(part, nn.LayerNorm))
     layers = tuple(tuple(block.get_submodule(name).weight.shape) for name in families.LAYERS)
-    return norms, layers, block.attn.num_heads, families.activation(block.mlp.act), type(block.mlp)
+    table = None if _table(block) is None else _table(block).shape
+    return norms, layers, table, block.attn.num_heads, families.activation(block.mlp.act), type(block.mlp)

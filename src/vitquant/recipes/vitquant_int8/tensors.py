@@ -33,7 +33,8 @@ def block_tensors(
         name = f"{path}.{layer}"
         tensors |= _quantize(name, block.get_submodule(layer), moments.pop(name), most)
     _order_pairs(path, block.attn, tensors)
-    return tensors
+    table = getattr(block.attn, "relative_position_bias_table", None)
+    return tensors if table is None else tensors | {f"{path}.attn.bias": table}
 
 
 def _fold_scales(block: Any) -> None:
@@ -80,6 +81,7 @@ def _order_pairs(path: str, attention: Any, tensors: dict[str, Tensor]) -> None:
 def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
     """All tensors but the blocks': `backbone.tokens`, (1, tokens, width), is what tokens are beside their pixels.
 
+    `backbone.distances`, int32 (tokens, tokens), has rows of the blocks' tables of biases.
     `backbone.rotation`, (tables, patches, 2, depth / 2), has the sines and the cosines of what each pair turns by.
     """
     backbone = model.backbone
@@ -95,6 +97,8 @@ def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
         half = backbone.blocks[0].attn.rotate_half
         parts = torch.stack(rope.float().chunk(2, -1), dim=-2).reshape(-1, description.patches, 2, description.depth)
         tensors["backbone.rotation"] = parts[..., : description.depth // 2] if half else parts[..., ::2]
+    if description.distances:
+        tensors["backbone.distances"] = backbone.blocks[0].attn.relative_position_index.int()
     kept = {"norm_pre": description.norm_before, "norm": description.norm_after, "fc_norm": description.norm_pooled}
     modules = {f"backbone.{name}": getattr(backbone, name) for name, is_there in kept.items() if is_there}
     if description.pooling == "attention":

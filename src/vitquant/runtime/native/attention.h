@@ -16,7 +16,8 @@ struct Heads {
     // Of the linear layer, head by head: query (scaled by log2(e) over the square root of the depth), key and value of
     // `depth` columns each, then zeros up to a multiple of PANEL.
     Layer layer;
-    Turning turning;  // its rotations are of `depth`, half and half
+    Turning turning;    // its rotations are of `depth`, half and half
+    const float* bias;  // of logits, to base 2: (count, tokens, blocks * LANES); null where there is none
 
     int64_t columns() const { return layer.outputs / count; }
     int64_t blocks() const { return (tokens + LANES - 1) / LANES; }
@@ -147,10 +148,22 @@ NOINLINE void value_tile(const int16_t* weights, int64_t stride, int64_t pairs, 
     }
 }
 
-// R queries from `first` on; `out` is the first one's.
+// Adds a query's row of biases to its logits, which are to be multiplied by `scale` yet; gives the lanes' largest.
+inline Floats add_bias(float* logits, const float* bias, float scale, int64_t padded) {
+    const Floats inverse = every(1.0f / scale);
+    Floats most = every(-3e38f);
+    for (int64_t j = 0; j < padded; j += LANES) {
+        const Floats x = fma(floats_at(bias + j), inverse, floats_at(logits + j));
+        most = larger(most, x);
+        store(logits + j, x);
+    }
+    return most;
+}
+
+// R queries of a head, from `first` on; `out` is the first one's, `bias` token 0's.
 template <int R>
-NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, const HeadBuffers& own, float* out,
-                     int64_t out_stride) {
+NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, const HeadBuffers& own, const float* bias,
+                     float* out, int64_t out_stride) {
     const int64_t depth = heads.depth, padded = heads.blocks() * LANES, pairs = heads.pairs();
     Floats top[R];
     for (Floats& lanes : top) lanes = every(-3e38f);
@@ -159,6 +172,8 @@ NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, cons
         key_tile<R, N()>(own.query + first * depth, depth, own.key + at * (depth / 2), own.key_scale + at,
                          own.key_shift + at, own.logits + at, padded, top);
     });
+    for (int r = 0; bias && r < R; r++)
+        top[r] = add_bias(own.logits + r * padded, bias + (first + r) * padded, own.query_scale[first + r], padded);
     float total[R];
     Weights queries[R];
     for (int r = 0; r < R; r++)
@@ -197,9 +212,10 @@ inline void attend_head(const Heads& heads, int64_t head, int64_t first, int64_t
     pack_queries(heads, first, last, levels, own);
     pack_keys(heads, levels, own);
     pack_values(heads, value_levels, own);
+    const float* bias = heads.bias ? heads.bias + head * heads.tokens * heads.blocks() * LANES : nullptr;
     for (int64_t query = first; query < last; query += PAIR_ROWS)
         with_constant<PAIR_ROWS>(std::min<int64_t>(PAIR_ROWS, last - query), [&](auto R) {
-            attend<R()>(heads, query, value_levels, own, out + query * width + head * depth, width);
+            attend<R()>(heads, query, value_levels, own, bias, out + query * width + head * depth, width);
         });
 }
 

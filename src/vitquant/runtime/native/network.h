@@ -12,6 +12,7 @@ struct Block {  // a norm that there is not has a gain of null
     Norm query_norm, key_norm;
     const float* rotation;  // as Turning has it
     int64_t rotation_step;
+    const float* bias;    // as Heads has it
     Norm attention_norm;  // of what attention gives, before proj
     Layer proj;
     Norm norm2;
@@ -32,7 +33,7 @@ struct Network {
 
     Heads heads_of(const Block& block) const {
         const Turning turning{block.query_norm, block.key_norm, block.rotation, block.rotation_step, patches.prefix};
-        return {heads, tokens, filled_depth, block.qkv, turning};
+        return {heads, tokens, filled_depth, block.qkv, turning, block.bias};
     }
     int64_t stride() const { return patches.outputs; }  // of a token
     int64_t features() const { return (pooling == CLASS_AND_MEAN ? 2 : 1) * stride(); }
