@@ -21,7 +21,7 @@ from vitquant.models.loading import load_model
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import Recipe
 from vitquant.predictor import read_weights, write_weights
-from vitquant.quantization import rounding, smoothing
+from vitquant.quantization import families, rounding, smoothing
 from vitquant.quantization.layers import SmoothedGELU
 from vitquant.quantization.smoothing import Smoothing
 from vitquant.recipes import vitquant_int8
@@ -62,7 +62,7 @@ def test_scales_are_those_of_the_definition(int8: Path, smoothed) -> None:
     model, _ = smoothed
     tensors = read_weights(int8)
     for index, block in enumerate(model.backbone.blocks):
-        for layer in smoothing.LAYERS:
+        for layer in families.LAYERS:
             name, weight = f"backbone.blocks.{index}.{layer}", block.get_submodule(layer).weight.clone()
             if per_token and layer == "attn.qkv":
                 weight[: len(weight) // 3] *= (len(weight) // 3 // block.attn.num_heads) ** -0.5  # attention's own
@@ -127,10 +127,15 @@ def test_an_artifact_that_does_not_describe_its_network_is_refused(built, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "why"),
     [
-        ("eva02_tiny_patch14_224", {}, "its type is Eva"),
+        ("swin_tiny_patch4_window7_224", {}, "its type is SwinTransformer"),
+        (
+            "beit_base_patch16_224",
+            {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+            "its blocks share a bias of relative positions",
+        ),
+        ("test_vit", {"global_pool": "prr"}, "its pooling is prr"),
         ("test_vit", {"embed_layer": HybridEmbed, "patch_size": 1}, "its patch embedding is a HybridEmbed"),
         ("test_vit", {"embed_norm_layer": "layernorm"}, "its patch embedding has a norm"),
-        ("test_vit", {"final_norm": False}, "norm is of type Identity"),
         ("test_vit", {"embed_norm_layer": None, "norm_layer": partial(nn.LayerNorm, eps=1e-3), "pre_norm": True}, ""),
     ],
 )

@@ -33,7 +33,7 @@ void linear_layer(const Layer* layer, uint8_t* values, float* scale, int64_t tok
 // out: (tokens, heads * depth); each head's queries by themselves in `parts` parts.
 void attention(const Layer* layer, int64_t heads, int64_t depth, uint8_t* values, float* scale, int64_t tokens,
                int64_t parts, float* out) {
-    const Heads all{heads, tokens, depth, *layer};
+    const Heads all{heads, tokens, depth, *layer, Turning{}, nullptr};
     Kept kept;
     const auto own = [&] {
         Memory counted;

@@ -29,7 +29,7 @@ def test_what_it_says_of_itself(architecture: None, instructions: str | None) ->
 
 def test_a_stale_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
-    with pytest.raises(UnsupportedError, match=r"\.so has interface 1, not 2: delete it, to have it made again$"):
+    with pytest.raises(UnsupportedError, match=r"\.so has interface 2, not 3: delete it, to have it made again$"):
         Library()
 
 

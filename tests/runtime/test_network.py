@@ -1,6 +1,9 @@
 """The whole network in one native call, against the same integers in float64, on CPUs with and without VNNI."""
 
 import copy
+import subprocess
+import sys
+from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ from torch import nn
 from vitquant import files
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.recipes import vitquant_int8
-from vitquant.runtime import network
+from vitquant.runtime import description, packing
+from vitquant.runtime.description import LINEAR, Description
 from vitquant.runtime.library import Library
-from vitquant.runtime.network import LINEAR, Description, Network
+from vitquant.runtime.network import Network
 
 from .networks import CLASSES, NETWORKS, classifier, dinov2, images, quantized
 
@@ -50,6 +54,21 @@ def test_neither_threads_nor_the_batch_change_a_bit(both: tuple[Any, Network, nn
     for batch in (1, 2, 3, 5):
         for threads in range(1, 6):
             assert np.array_equal(packed.forward(pixels[:batch], threads), alone[:batch]), (batch, threads)
+
+
+def test_it_runs_where_it_is_moved_to(both: tuple[Any, Network, nn.Module]) -> None:
+    """As in a bundle."""
+    model, packed, _ = both
+    whole, places = packed.image()
+    moved = packing.aligned(whole.shape, np.uint8)
+    moved[:] = whole
+    moved.view(np.uint64)[np.array(places) // 8] += np.uint64(moved.ctypes.data)
+    pixels = images(model, 2)
+    expected = packed.forward(pixels, 1)
+    outputs = np.empty_like(expected)
+    addresses = (c_void_p(array.ctypes.data) for array in (moved, pixels, outputs))
+    packed._library.forward(*addresses, c_int64(len(pixels)), c_int(1))
+    assert np.array_equal(outputs, expected)
 
 
 def test_no_image_gives_nothing(both: tuple[Any, Network, nn.Module]) -> None:
@@ -108,30 +127,38 @@ def test_images_may_lie_in_any_order() -> None:
 
 def test_each_tensor_is_taken_out_once_it_is_packed() -> None:
     model = classifier("heads of 32")
-    description = vitquant_int8.describe(model)
-    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in description.shapes().items()}
-    Network(description, arrays, "tensors", "a ViT")
+    its = vitquant_int8.describe(model)
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
+    Network(its, arrays, "tensors", "a ViT")
     assert arrays == {}
 
 
 @pytest.mark.parametrize("layer", LINEAR)
 def test_integers_for_another_cpu_are_refused(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
-    description = vitquant_int8.describe(classifier("heads of 32"))
-    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in description.shapes().items()}
+    its = vitquant_int8.describe(classifier("heads of 32"))
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
     arrays[f"backbone.blocks.1.{layer}.weight"][3, [8, 9, 12, 13]] = 50
     monkeypatch.setattr(Library, "largest_weight_sum", 199)
     with pytest.raises(UnsupportedError, match="^tensors was made on a CPU with VNNI, which this one lacks: quantize"):
-        Network(description, dict(arrays), "tensors", "a ViT")
+        Network(its, dict(arrays), "tensors", "a ViT")
     monkeypatch.setattr(Library, "largest_weight_sum", 200)
-    Network(description, dict(arrays), "tensors", "a ViT")
+    Network(its, dict(arrays), "tensors", "a ViT")
+
+
+def test_it_needs_neither_pytorch_nor_timm() -> None:
+    """Asked in a process of its own."""
+    script = "import sys, vitquant.runtime.network; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert "numpy" in loaded
+    assert not {"torch", "timm"} & set(loaded)
 
 
 DESCRIPTION = vitquant_int8.describe(classifier("heads of 64, registers"))
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    network.write(tmp_path, DESCRIPTION)
-    assert network.read(tmp_path) == DESCRIPTION
+    description.write(tmp_path, DESCRIPTION)
+    assert description.read(tmp_path) == DESCRIPTION
     assert Description(48, 3, 8, 128, 2, 2, 64, 512, 5, CLASSES, 1e-6, False) == DESCRIPTION
 
 
@@ -145,17 +172,39 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"norm_before": 1}, "norm_before is 1, not"),
         ({"side": 2**40}, "side is 1099511627776, not"),
         ({"side": 47}, "47 pixels do not divide into patches"),
+        ({"pooling": "max"}, "pooling is max, not one of class and mean, token, mean, attention"),
+        ({"activation": 1}, "activation is 1, not one of gelu, "),
+        ({"skipped": 6}, "skipped is 6, more than the prefix"),
+        ({"rotations": 3}, "rotations is 3, neither 0, nor 1, nor one for each head"),
+        ({"rotations": 1, "depth": 63}, "heads of an odd depth do not rotate"),
+        ({"pooling": "attention"}, "pool_heads is 0, which does not divide the width"),
         ({"more": 1}, "does not hold side, channels, .*, and these alone"),
     ],
 )
 def test_a_description_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    network.write(tmp_path, DESCRIPTION)
-    file = tmp_path / network.FILE
+    description.write(tmp_path, DESCRIPTION)
+    file = tmp_path / description.FILE
     files.write_json(file, files.read_json(file) | change)
     with pytest.raises(VitquantError, match=f"network.json.*{said}.*: make it again with `dvc repro`"):
-        network.read(tmp_path)
+        description.read(tmp_path)
+
+
+def test_a_description_of_before_is_one_of_a_plain_vit(tmp_path: Path) -> None:
+    description.write(tmp_path, DESCRIPTION)
+    file = tmp_path / description.FILE
+    content = files.read_json(file)
+    files.write_json(file, {name: content[name] for name in list(content)[:12]})
+    assert description.read(tmp_path) == DESCRIPTION
+
+
+def test_distances_beyond_the_tables_are_refused() -> None:
+    its = vitquant_int8.describe(classifier("BEiT"))
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
+    arrays["backbone.distances"][1, 2] = its.distances
+    with pytest.raises(VitquantError, match="backbone.distances lead beyond the tables of biases: make it again"):
+        Network(its, arrays, "tensors", "a ViT")
 
 
 def test_an_artifact_of_before_has_to_be_made_again(tmp_path: Path) -> None:
     with pytest.raises(VitquantError, match="network.json is missing: quantize again with `dvc repro`"):
-        network.read(tmp_path)
+        description.read(tmp_path)

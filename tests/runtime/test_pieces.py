@@ -67,7 +67,7 @@ class Native:
 
     def attention(self, values: Array, scale: Array, layer: list[Array], heads: int, parts: int = 1) -> Array:
         """Of the layer's results, queries scaled: (tokens, heads × depth)."""
-        packed, depth = self.pack.qkv(heads, *layer), len(layer[0]) // 3 // heads
+        packed, depth = self.pack.qkv(heads, *layer, to_base_2=True, rotated=False), len(layer[0]) // 3 // heads
         filled = self.pack.head(depth)
         out = aligned((len(values) - 1, heads, filled), np.float32)
         rows = self.rows(values, packed.width)

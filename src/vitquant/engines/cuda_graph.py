@@ -16,13 +16,17 @@ BATCH_SIZES = 256  # that a process may compile for; PyTorch stops with an error
 WARMUP = 3  # passes before a graph is recorded: compiling, autotuning, and libraries' workspaces
 
 
-def compile_blocks(blocks: nn.Module, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+def compile_blocks(blocks: nn.Module | None, model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Compile `blocks`, a part of `model`, in place; the function from images to outputs that `model` is.
+
+    A model that has none is compiled as a whole.
 
     Raises:
         UnsupportedError: torch.compile cannot work where the cache is.
         VitquantError: the cache cannot be made.
     """
+    if blocks is None:
+        return compile_whole(model, device)
     _prepare()
     for name, block in list(blocks.named_children()):
         setattr(blocks, name, torch.compile(block, dynamic=False, fullgraph=True))

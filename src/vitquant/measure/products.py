@@ -22,6 +22,6 @@ def linear_products(artifact: Artifact) -> int:
     """
     side = artifact.spec.preprocessing.crop
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        empty_model(artifact)(torch.empty(1, 3, side, side, device="meta"))
+        empty_model(artifact).to("meta")(torch.empty(1, 3, side, side, device="meta"))
     counts: dict[Any, int] = counter.get_flop_counts()["Global"]
     return sum(counts.get(getattr(torch.ops.aten, name), 0) for name in OPERATORS) // 2  # one product is two operations

@@ -56,13 +56,13 @@ def _save_timm_weights(name: str, target: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
-    from vitquant.models.names import MODULE, check_name
+    from vitquant.models.names import check_name
 
     check_name(name)
     if not timm.models.is_model_pretrained(name):
         raise VitquantError(
             f"model.name: timm publishes no weights of {name!r}: take one that "
-            f"`timm.list_models(module={MODULE!r}, pretrained=True)` lists, or model.source: random for speed alone"
+            f"`timm.list_models(pretrained=True)` lists, or model.source: random for speed alone"
         )
     print(f"fetch: {name} through timm", file=sys.stderr)
     before = socket.getdefaulttimeout()

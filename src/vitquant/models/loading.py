@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 
 import torch
+from timm.models._manipulate import reinit_non_persistent_buffers
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from vitquant.artifact import WEIGHTS_FILE, Artifact
 from vitquant.errors import VitquantError
-from vitquant.models.vit import ViTClassifier
+from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.predictor import read_weights
 
 SHOWN = 5  # problems of an artifact
@@ -62,7 +65,28 @@ def empty_model(artifact: Artifact) -> ViTClassifier:
     spec = artifact.spec
     with torch.device("meta"):
         model = ViTClassifier(spec.architecture, spec.preprocessing.crop, len(spec.classes))
+    _compute_buffers(model, spec.architecture)
     return model.requires_grad_(False).eval()
+
+
+def _compute_buffers(model: ViTClassifier, architecture: str) -> None:
+    """Give a model without memory those buffers that are computed, not stored: rotary tables, indices of positions."""
+    computed = [
+        (path, name, buffer)
+        for path, module in model.backbone.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+    ]
+    if not computed:
+        return
+    # at once, where that takes none of the weights, which have no memory yet; else as a whole model has them
+    at_once = isinstance(model.backbone, Eva | Beit) and not getattr(model.backbone, "rope_mixed", False)
+    whole = None if at_once else create_backbone(architecture, model.image_size)
+    for path, name, buffer in computed:
+        found = whole.get_submodule(path).get_buffer(name) if whole else torch.empty_like(buffer, device="cpu")
+        setattr(model.backbone.get_submodule(path), name, found)
+    if at_once:
+        reinit_non_persistent_buffers(model.backbone)
 
 
 class CastBackbone(nn.Module):
@@ -74,7 +98,7 @@ class CastBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
-        dtype = self.model.backbone.cls_token.dtype
+        dtype = next(self.model.backbone.parameters()).dtype
         return self.model.outputs(self.model.features(images.to(dtype)).float())
 
 

@@ -6,20 +6,27 @@ import timm
 
 from vitquant.errors import VitquantError
 
-MODULE = "vision_transformer"  # of timm: plain ViTs
+MODULES = (  # of timm: transformers for images, which can be made for any size of image
+    *("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos", "vision_transformer_hybrid"),
+    *("vision_transformer_sam", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr"),
+    *("cait", "convit", "crossvit", "hiera", "levit", "mvitv2", "nest", "pit", "tnt", "twins", "volo", "xcit"),
+)
+PLAIN = ("vision_transformer", "deit")
+LISTS = f"`timm.list_models(module=…)` lists those of the modules {', '.join(MODULES)}"
 SHOWN = 4  # names or tags that a message suggests
 
 
 def check_name(name: str) -> None:
-    """See that timm has a plain ViT of this name, and weights of its tag, where it names one after a dot.
+    """See that timm has a transformer for images of this name, and weights of its tag, where it names one after a dot.
 
     Raises:
         VitquantError: it has not; the message says what it has.
     """
     architecture, dot, tag = name.partition(".")
-    if architecture in (renamed := timm.models.get_deprecated_models(MODULE)):
+    renamed = {old: new for module in MODULES for old, new in timm.models.get_deprecated_models(module).items()}
+    if renamed.get(architecture):
         raise VitquantError(f"model.name: timm has renamed {architecture!r}: write {renamed[architecture]}")
-    if not timm.models.is_model_in_modules(architecture, MODULE):
+    if not timm.models.is_model_in_modules(architecture, MODULES):
         raise VitquantError(f"model.name: {_why_no_vit(architecture)}")
     names = timm.models.get_arch_pretrained_cfgs(architecture)
     if dot and name not in names:
@@ -28,11 +35,16 @@ def check_name(name: str) -> None:
         raise VitquantError(f"model.name: timm has no weights {tag!r} of {architecture}: it has {shown}")
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name is of those modules whose models are plain ViTs."""
+    return bool(timm.models.is_model_in_modules(name, PLAIN))
+
+
 def _why_no_vit(architecture: str) -> str:
-    """What timm has in place of an architecture that is none of its plain ViTs."""
-    lists = f"`timm.list_models(module={MODULE!r})` lists them"
+    """What timm has in place of an architecture that is none of its transformers for images."""
     elsewhere = [module for module in timm.list_modules() if timm.models.is_model_in_modules(architecture, module)]
     if elsewhere:
-        return f"{architecture!r} is of timm's module {elsewhere[0]}: take one of {MODULE}, plain ViTs: {lists}"
-    near = ", ".join(get_close_matches(architecture, timm.list_models(module=MODULE), SHOWN))
-    return f"timm has no ViT {architecture!r}: {f'did you mean {near}? ' if near else ''}{lists}"
+        return f"{architecture!r} is of timm's module {elsewhere[0]}: take a transformer for images: {LISTS}"
+    known = sorted(name for module in MODULES for name in timm.list_models(module=module))
+    near = ", ".join(get_close_matches(architecture, known, SHOWN))
+    return f"timm has no ViT {architecture!r}: {f'did you mean {near}? ' if near else ''}{LISTS}"

@@ -1,22 +1,25 @@
-"""The classifier under study: a timm ViT, and one linear head over its tokens."""
+"""The classifier under study: a timm ViT, and one linear head over what it makes of an image."""
 
 import math
 from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
+from vitquant.models import biases, pooling
 from vitquant.models.names import check_name
 from vitquant.params import Images
 
 
 class ViTClassifier(nn.Module):
-    """A timm ViT and a linear head over the class token and the mean patch token, concatenated.
+    """A timm ViT and a linear head over the class token and the mean patch token, or over what its own pooling gives.
 
-    It gives the logits and, beside them, the class token after the backbone's last norm.
+    It gives the logits and, beside them, the class token after the backbone's last norm, or what the pooling gives.
+    `vitquant.models.pooling` says which.
 
     Args:
         name: the timm architecture.
@@ -24,27 +27,26 @@ class ViTClassifier(nn.Module):
         classes: number of classes C.
 
     Raises:
-        VitquantError: timm has no such ViT, or it has no class token.
+        VitquantError: timm has no such ViT, or not for such images.
     """
 
     def __init__(self, name: str, image_size: int, classes: int) -> None:
         super().__init__()
+        self.image_size = image_size
         self.backbone = create_backbone(name, image_size)
-        self.head = nn.Linear(2 * self.backbone.num_features, classes)
+        self.head = nn.Linear(pooling.feature_width(self.backbone), classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 features (N, 2 × width): class token, mean patch token."""
-        tokens = self.backbone.forward_features(images)
-        patches = tokens[:, self.backbone.num_prefix_tokens :]
-        return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
+        """Normalised float32 images (N, 3, H, W) to float32 features (N, F), as `pooling.features` gives them."""
+        return pooling.features(self.backbone, images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
+        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + D)."""
         return self.outputs(self.features(images))
 
     def outputs(self, features: Tensor) -> Tensor:
-        """Features, float32 (N, 2 × width), to logits and class token, float32 (N, C + width)."""
-        return torch.cat([self.head(features), features[:, : self.backbone.num_features]], dim=1)
+        """Features, float32 (N, F), to logits and class token, float32 (N, C + D)."""
+        return torch.cat([self.head(features), features[:, : pooling.pooled_width(self.backbone)]], dim=1)
 
 
 def create_backbone(name: str, image_size: int, **options: Any) -> Any:
@@ -54,13 +56,45 @@ def create_backbone(name: str, image_size: int, **options: Any) -> Any:
         options: further ones of timm's.
 
     Raises:
-        VitquantError: timm has no such ViT, or it has no class token.
+        VitquantError: timm has no such ViT, or it takes no such images.
     """
     check_name(name)
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
-    if backbone.cls_token is None:
-        raise VitquantError(f"model.name: {name!r} has no class token, which the linear head reads")
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise VitquantError(f"data.crop: {name} does not take images of {image_size} pixels: {_said(error)}") from None
+    biases.join(backbone)
     return backbone
+
+
+def check_size(name: str, crop: int) -> None:
+    """See that the architecture takes square images of `crop` pixels, and gives one row of features for each.
+
+    Raises:
+        VitquantError: it does not.
+    """
+    with torch.device("meta"):  # no memory for the weights, nor time
+        backbone = create_backbone(name, crop)
+        patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
+        patch = patch[0] if isinstance(patch, tuple) else patch
+        if crop % patch:
+            raise VitquantError(
+                f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each"
+            )
+        if isinstance(backbone, VisionTransformer) and pooling.reads_class_token(backbone):
+            return  # which is known to
+        try:
+            found = pooling.features(backbone.eval(), torch.empty(1, 3, crop, crop)).shape
+        except Exception as error:  # whatever a model says of images that it does not take, or of an encoder's head
+            raise VitquantError(
+                f"model.name: {name} with data.crop: {crop} gives no features: {_said(error)}"
+            ) from None
+    if tuple(found) != (1, pooling.feature_width(backbone)):
+        raise VitquantError(f"model.name: {name!r} gives {tuple(found)} for an image, and not one row of features")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def preprocessing(name: str, images: Images) -> Preprocessing:
@@ -82,9 +116,6 @@ def preprocessing(name: str, images: Images) -> Preprocessing:
     interpolation = config.interpolation if images.interpolation == "auto" else images.interpolation
     if crop > resize:
         raise VitquantError(f"data.crop: {crop} pixels do not fit into the resized image's {resize}")
-    with torch.device("meta"):  # no memory for the weights, nor time
-        patch = create_backbone(name, crop, weight_init="skip").patch_embed.patch_size[0]
-    if crop % patch:
-        raise VitquantError(f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each")
+    check_size(name, crop)
     mean, std = list(config.mean), list(config.std)
     return Preprocessing(resize=resize, crop=crop, crop_mode=crop_mode, interpolation=interpolation, mean=mean, std=std)

@@ -1,5 +1,6 @@
 """A ViT's weights, from the place that `model.source` names, into the model."""
 
+import importlib
 import math
 import pickle
 import zipfile
@@ -7,14 +8,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import download, onnx_vit, position
+from vitquant.models import biases, download, onnx_vit, position
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
@@ -34,12 +37,15 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
     if isinstance(params, RandomModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed)
-            weights = create_backbone(params.name, backbone.patch_embed.img_size[0]).state_dict()
+            weights = create_backbone(params.name, model.image_size).state_dict()
     elif isinstance(params, OnnxWheelModel):
         weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
     else:
         weights = _backbone_only(read(file))
-        _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
+        if isinstance(backbone, VisionTransformer):
+            _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
+        else:
+            weights = biases.join_weights(_as_timm_loads_them(weights, params.name, model.image_size))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
 
@@ -140,7 +146,7 @@ def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = {
             short: tensors[name]
             for short, name in names.items()
-            if short != "mask_token" and not short.startswith("head.")
+            if short != "mask_token" and not short.startswith(("head.", "head_dist."))
         }
         prefix = next(
             (known for known in PREFIXES if tensors and all(name.startswith(known) for name in tensors)), None
@@ -163,6 +169,17 @@ def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_d
         weights["pos_embed"] = position.resize(embedding[:, :1], embedding[:, 1:], grid[0], DINOV2_OFFSET)
     else:
         weights["pos_embed"] = resample_abs_pos_embed(embedding, list(grid), num_prefix_tokens=prefix)
+
+
+def _as_timm_loads_them(weights: dict[str, Tensor], name: str, side: int) -> dict[str, Tensor]:
+    """Under timm's names and in the backbone's sizes: by the function that timm has for that in the model's module."""
+    with torch.device("meta"):
+        backbone = timm.create_model(name, num_classes=0, img_size=side)
+    convert = getattr(importlib.import_module(type(backbone).__module__), "checkpoint_filter_fn", None)
+    try:
+        return weights if convert is None else dict(convert(weights, backbone))
+    except (KeyError, RuntimeError, ValueError, AttributeError):  # of another model's weights: what follows names them
+        return weights
 
 
 def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> None:

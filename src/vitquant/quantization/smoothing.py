@@ -3,8 +3,8 @@
 A linear layer's input channel j is replaced by (x_j - centre_j) / scale_j, and its weights and bias take the inverse:
 the same function of x. Scales are those of SmoothQuant (Xiao et al. 2023, arXiv:2211.10438, equation 4), centres the
 middle of each channel's range (as in Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145). What replaces x folds
-into the layer before, exactly and at no cost at run time: into LayerNorm's gain and shift (qkv, fc1), or into the
-value rows of qkv (proj), since attention's weights sum to one.
+into the layer before, exactly and at no cost at run time: into LayerNorm's gain and shift (qkv, fc1, and proj and fc2
+where a LayerNorm comes before them), or into the value rows of qkv (proj), since attention's weights sum to one.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vitquant.errors import UnsupportedError
+from vitquant.quantization import families
+from vitquant.quantization.families import LAYERS
 from vitquant.quantization.observe import Inputs, observe
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
-LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 PLAIN = {  # the parts of a block, and what they are; timm has Identity, or nothing, where there is no norm
     "norm1": nn.LayerNorm,
     "attn": Attention,
@@ -61,7 +62,8 @@ class Smoothing:
 def smooth(model: nn.Module, images: Tensor, *, per_token: bool) -> tuple[dict[str, Smoothing], dict[str, Tensor]]:
     """Smooth all linear layers of all blocks, in place, by what they see on `images`, float32 (N, 3, H, W).
 
-    All but fc2 are folded: fc2 takes smoothed inputs afterwards, which the caller's GELU must give.
+    The blocks are brought to the form of `families`. All layers but fc2 are folded: fc2 takes smoothed inputs
+    afterwards, which the caller must give as `left_to_activation` says.
 
     Args:
         per_token: activations will have a scale per token, or one per image.
@@ -70,17 +72,18 @@ def smooth(model: nn.Module, images: Tensor, *, per_token: bool) -> tuple[dict[s
         By the layer's name, its smoothing, and the second moment of its smoothed inputs, float64 (K, K), for GPTQ.
 
     Raises:
-        UnsupportedError: the blocks are not plain ones.
+        UnsupportedError: the blocks are not of that form.
     """
-    check_blocks(model)
+    families.simplify(model)
     backbone: Any = model.backbone
     names = [f"backbone.blocks.{index}.{layer}" for index in range(len(backbone.blocks)) for layer in LAYERS]
     seen = observe(model, images.split(BATCH), names, Inputs)
     chosen = {name: choose(seen[name], model.get_submodule(name), per_token=per_token) for name in names}
-    fold(model, {name: chosen[name] for name in names if not name.endswith("fc2")})
     for name in names:
-        if name.endswith("fc2"):
+        if name.endswith("fc2") and not _norm_before(model, name):
             rewrite_inputs(model.get_submodule(name), chosen[name])
+        else:
+            fold(model, {name: chosen[name]})
     return chosen, {name: chosen[name].inputs(seen.pop(name)) for name in names}
 
 
@@ -114,17 +117,41 @@ def choose(seen: Inputs, layer: Any, *, per_token: bool) -> Smoothing:
     return Smoothing(centre, scale, strength, float((activation / scale).max()))
 
 
+def left_to_activation(block: Any, fc2: Smoothing) -> tuple[Tensor, Tensor]:
+    """What must be subtracted from the activation function's results, and what they are multiplied by then.
+
+    Args:
+        block: smoothed.
+        fc2: the smoothing of its fc2.
+
+    Returns:
+        Float32 (K,) each: nothing and one, where a LayerNorm before fc2 has taken that over.
+    """
+    if isinstance(getattr(block.mlp, "norm", None), nn.LayerNorm):
+        return torch.zeros_like(fc2.centre), torch.ones_like(fc2.scale)
+    return fc2.centre, 1 / fc2.scale
+
+
 def fold(model: nn.Module, smoothings: dict[str, Smoothing]) -> None:
     """Smooth the linear layers that `smoothings` names, in place; the model's function stays what it was.
 
-    The names end in `attn.qkv`, `attn.proj` or `mlp.fc1`: fc2 has no linear layer before it.
+    The names end in `attn.qkv`, `attn.proj` or `mlp.fc1`: fc2 has no layer before it that could be, but for a norm.
     """
     for name, smoothing in smoothings.items():
         path, _, kind = name.rpartition(".")
         block = model.get_submodule(path.rpartition(".")[0])
-        before: Any = {"qkv": "norm1", "proj": "attn.qkv", "fc1": "norm2"}[kind]
-        _rewrite_outputs(block.get_submodule(before), smoothing)
+        before: Any = _norm_before(model, name) or block.get_submodule({"proj": "attn.qkv"}[kind])
+        _rewrite_outputs(before, smoothing)
         rewrite_inputs(model.get_submodule(name), smoothing)
+
+
+def _norm_before(model: nn.Module, name: str) -> nn.Module | None:
+    """The LayerNorm that a linear layer's inputs come from, if they do."""
+    path, _, kind = name.rpartition(".")
+    block = model.get_submodule(path.rpartition(".")[0])
+    norm = {"qkv": "norm1", "proj": "attn.norm", "fc1": "norm2", "fc2": "mlp.norm"}[kind]
+    found = dict(block.named_modules()).get(norm)
+    return found if isinstance(found, nn.LayerNorm) else None
 
 
 def rewrite_inputs(layer: Any, smoothing: Smoothing) -> None:
@@ -147,12 +174,13 @@ def _rewrite_outputs(layer: Any, smoothing: Smoothing) -> None:
 def check_blocks(model: nn.Module) -> None:
     """See that every block is the plain one: LayerNorm, qkv, softmax attention, proj, LayerNorm, fc1, GELU, fc2.
 
+    This is for what takes no others; `smooth` does.
+
     Raises:
         UnsupportedError: a block has something else, e.g. a gated MLP, normalised queries, or two attentions in
             parallel; the message says what.
     """
-    backbone: Any = model.backbone
-    for index, block in enumerate(backbone.blocks):
+    for index, block in enumerate(families.blocks_of(model)):
         oddity = _oddity(block)
         if oddity:
             raise UnsupportedError(

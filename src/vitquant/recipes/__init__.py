@@ -10,8 +10,9 @@ A method is one module in this package: a file, or a folder where it has kernels
   uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
-  class token after the backbone's last norm, whose width is D; it may be called from several threads at once, and
-  computes with as many threads as PyTorch has where it is loaded and called.
+  class token after the backbone's last norm, or what its own pooling gives (`vitquant.models.pooling`), whose width is
+  D; it may be called from several threads at once, and computes with as many threads as PyTorch has where it is loaded
+  and called.
 
 and, where importing the module does not load all of the engine's libraries,
 
@@ -34,7 +35,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vitquant import artifact, pool
+from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.models.names import is_plain
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
 from vitquant.predictor import CPU, Predictor
 from vitquant.traits import FP32
@@ -109,7 +112,38 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
     module = method(recipe.method)
     update = {"recipe": name, "method": recipe.method, "options": options.model_dump()}
     spec = source.spec.model_copy(update={**update, "traits": module.traits(options)})
-    artifact.write(destination, spec, lambda directory: module.build(source, directory, options, calibration))
+
+    def fill(directory: Path) -> dict[str, Any]:
+        if is_plain(source.spec.architecture):
+            details: dict[str, Any] = module.build(source, directory, options, calibration)
+            return details
+        return _build_and_try(module, source, directory, options, calibration)
+
+    artifact.write(destination, spec, fill)
+
+
+def _build_and_try(
+    module: ModuleType, source: Artifact, directory: Path, options: Any, calibration: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """Build, load, and run one image: engines differ in which of timm's other architectures they take.
+
+    Raises:
+        UnsupportedError: it is none of those; the message is the engine's own.
+    """
+    method_name = module.__name__.rpartition(".")[2]
+    try:
+        details: dict[str, Any] = module.build(source, directory, options, calibration)
+        forward = module.load(artifact.unfinished(source.spec, directory, method_name, options), CPU)
+        with torch.inference_mode():
+            outputs = forward(source.spec.preprocessing.normalise(torch.from_numpy(np.array(calibration[:1]))))
+        Artifact(directory, source.spec).check_outputs(outputs.cpu().numpy())
+    except (VitquantError, OSError, MemoryError):
+        raise
+    except Exception as error:  # an engine can raise any
+        said = " ".join(str(error).split())[:200]
+        what = f"{method_name} does not run {source.spec.architecture}"
+        raise UnsupportedError(f"{what}: {type(error).__name__}{f': {said}' if said else ''}") from None
+    return details
 
 
 def load(path: Path, device: torch.device = CPU, split: bool = False) -> Predictor:

@@ -2,8 +2,9 @@
 
 As in `dynamic_int8`, activations have one scale per tensor, taken at run time. Smoothing evens out their channels
 first: it is folded into LayerNorm (qkv, fc1) and into the value rows of qkv (proj), where it costs nothing, and
-multiplied into the result of GELU (fc2), which no linear layer precedes. The class token, which the classifier reads,
-is multiplied once more by itself, in two parts of 8 bits each.
+multiplied into the activation function's results (fc2), which no linear layer precedes. The class token, which the
+classifier reads, is multiplied once more by itself, in two parts of 8 bits each; so is the first patch where there is
+no class token.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as nnqd
 
 from vitquant.artifact import Artifact
@@ -21,8 +22,8 @@ from vitquant.engines.quantized_engine import Engine, restore, use_engine
 from vitquant.models.loading import empty_model, load_model
 from vitquant.params import Section
 from vitquant.predictor import write_weights
-from vitquant.quantization import rounding, smoothing
-from vitquant.quantization.layers import SmoothedGELU
+from vitquant.quantization import families, rounding, smoothing
+from vitquant.quantization.layers import Smoothed
 from vitquant.traits import Traits
 
 
@@ -59,9 +60,11 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
         tensors[f"{name}.scale"] = scale
         tensors[f"{name}.zero_point"] = torch.zeros(len(scale), dtype=torch.int8)
         tensors[f"{name}.bias"] = layer.bias
-        if name.endswith("mlp.fc2"):
+        block = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+        if name.endswith("mlp.fc2") and not isinstance(block.mlp.norm, nn.LayerNorm):
+            centre, inverse = smoothing.left_to_activation(block, chosen[name])
             path = name.removesuffix("fc2")
-            tensors[f"{path}act.centre"], tensors[f"{path}act.inverse"] = chosen[name].centre, 1 / chosen[name].scale
+            tensors[f"{path}norm.centre"], tensors[f"{path}norm.inverse"] = centre, inverse
     write_weights(directory, {name: tensor.detach() for name, tensor in tensors.items()})
     return {"smoothing_strengths": {name: smoothing.strength for name, smoothing in chosen.items()}}
 
@@ -70,8 +73,10 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     """Pack the integer weights for this CPU."""
     use_engine(artifact.spec.options["engine"])
     model: Any = empty_model(artifact)
+    families.simplify(model)
     for block in model.backbone.blocks:
-        block.mlp.act = SmoothedGELU(block.mlp.fc1.bias, block.mlp.fc1.bias)
+        if not isinstance(block.mlp.norm, nn.LayerNorm):
+            block.mlp.norm = Smoothed(*(block.mlp.fc2.weight[0].clone() for _ in range(2)))
     return restore(model, artifact, FineClassTokenLinear)
 
 

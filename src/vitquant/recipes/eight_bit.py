@@ -83,7 +83,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     cast_floats(model.backbone, getattr(torch, options.dtype))
     fill(model, artifact)
     whole = CastBackbone(model).to(device).eval()
-    return cuda_graph.compile_blocks(model.backbone.blocks, whole, device)
+    return cuda_graph.compile_blocks(getattr(model.backbone, "blocks", None), whole, device)
 
 
 def quantize(weight: Tensor, dtype: Literal["int8", "float8"]) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def cast_floats(module: nn.Module, dtype: torch.dtype) -> None:
     """Cast a model's floating-point tensors, in place, but for those of quantized layers."""
     for part in module.modules():
         if not isinstance(part, DynamicLinear | WeightOnlyLinear):
-            for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            for name, tensor in part.named_parameters(recurse=False):
                 setattr(part, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
 
 

@@ -70,7 +70,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         return model
     if options.whole:
         return cuda_graph.compile_whole(model, device)
-    return cuda_graph.compile_blocks(classifier.backbone.blocks, model, device)
+    return cuda_graph.compile_blocks(getattr(classifier.backbone, "blocks", None), model, device)
 
 
 def allow_tf32(allowed: bool) -> None:

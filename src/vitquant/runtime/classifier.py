@@ -12,9 +12,10 @@ from vitquant import cpu
 from vitquant.artifact import SPEC_FILE, WEIGHTS_FILE, Artifact, open_artifact
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.images import ImageSource
-from vitquant.runtime import network
+from vitquant.runtime import description
+from vitquant.runtime.description import MEND
 from vitquant.runtime.library import Library
-from vitquant.runtime.network import MEND, Network
+from vitquant.runtime.network import Network
 
 METHOD = "vitquant_int8"
 
@@ -111,11 +112,11 @@ def read(artifact: Artifact, library: Library | None = None) -> Network:
         UnsupportedError: as `load`.
     """
     file = artifact.path / WEIGHTS_FILE
-    description = network.read(artifact.path)
+    its = description.read(artifact.path)
     try:
         tensors = load_file(file)
     except FileNotFoundError:
         raise VitquantError(f"{file} is missing: {MEND}") from None
     except SafetensorError as error:
         raise VitquantError(f"{file} is no safetensors file ({error}): {MEND}") from None
-    return Network(description, tensors, str(file), artifact.spec.architecture, library)
+    return Network(its, tensors, str(file), artifact.spec.architecture, library)

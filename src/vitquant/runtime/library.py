@@ -19,7 +19,7 @@ from vitquant import cache, files
 from vitquant.errors import UnsupportedError
 
 SOURCES = Path(__file__).with_name("native")
-INTERFACE = 1  # the version in interface.cpp, of the functions and structures that both sides have
+INTERFACE = 2  # the version in interface.cpp, of the functions and structures that both sides have
 FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),  # sums are not reordered: tiles agree bit for bit

@@ -1,108 +1,21 @@
-"""A ViT in INT8: what an artifact of vitquant-int8 says of it, and its tensors, packed to run in one native call."""
+"""A ViT in INT8: an artifact's tensors, packed to run in one native call."""
 
 import ctypes
-import dataclasses
 from collections.abc import Mapping, MutableMapping
 from ctypes import c_int, c_int64, c_void_p
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitquant import files
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.runtime import packing
+from vitquant.runtime.description import ACTIVATIONS, LINEAR, MEND, POOLINGS, Description
 from vitquant.runtime.library import Library
 from vitquant.runtime.packing import Packer
 
-FILE = "network.json"  # in an artifact, beside its tensors
-LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 SHOWN = 5  # problems of an artifact
-MEND = "make it again with `dvc repro`"
-
-
-@dataclass(frozen=True)
-class Description:
-    """All that the tensors' shapes follow from, and what they do not tell: the content of network.json."""
-
-    side: int
-    """Of the image, pixels."""
-    channels: int
-    patch: int
-    """Side of a patch, pixels."""
-    width: int
-    """Of a token."""
-    blocks: int
-    heads: int
-    depth: int
-    """Of a head."""
-    hidden: int
-    """Width between fc1 and fc2."""
-    prefix: int
-    """Tokens before the patches': the class token, and registers."""
-    classes: int
-    epsilon: float
-    """Of every LayerNorm."""
-    norm_before: bool
-    """Whether there is a LayerNorm before all blocks."""
-
-    @property
-    def tokens(self) -> int:
-        """Of an image."""
-        return self.prefix + (self.side // self.patch) ** 2
-
-    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Of each tensor the type and the shape."""
-        width, attended = self.width, self.heads * self.depth
-        floats: dict[str, tuple[int, ...]] = {
-            "backbone.patch_embed.proj.weight": (width, self.channels, self.patch, self.patch),
-            "backbone.tokens": (1, self.tokens, width),
-            "head.weight": (self.classes, 2 * width),
-            "head.bias": (self.classes,),
-        }
-        norms = ["backbone.norm", *(["backbone.norm_pre"] if self.norm_before else [])]
-        integers = {}
-        for block in (f"backbone.blocks.{index}" for index in range(self.blocks)):
-            norms += [f"{block}.norm1", f"{block}.norm2"]
-            floats |= {f"{block}.mlp.centre": (self.hidden,), f"{block}.mlp.inverse": (self.hidden,)}
-            layers = ((3 * attended, width), (width, attended), (self.hidden, width), (width, self.hidden))
-            for name, shape in zip(LINEAR, layers, strict=True):
-                integers[f"{block}.{name}.weight"] = shape
-                floats |= {f"{block}.{name}.scale": shape[:1], f"{block}.{name}.bias": shape[:1]}
-        floats |= {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
-        return {name: ("float32", shape) for name, shape in floats.items()} | {
-            name: ("int8", shape) for name, shape in integers.items()
-        }
-
-
-def write(directory: Path, description: Description) -> None:
-    """Write network.json."""
-    files.write_json(directory / FILE, dataclasses.asdict(description))
-
-
-def read(directory: Path) -> Description:
-    """Read network.json.
-
-    Raises:
-        VitquantError: it is missing, as in artifacts of before, or is not one.
-    """
-    file = directory / FILE
-    if not file.is_file():
-        raise VitquantError(f"{file} is missing: quantize again with `dvc repro`")
-    content = files.read_json(file)
-    fields = {field.name: field.type for field in dataclasses.fields(Description)}
-    if not isinstance(content, dict) or content.keys() != fields.keys():
-        raise VitquantError(f"{file} does not hold {', '.join(fields)}, and these alone: {MEND}")
-    for name, kind in fields.items():
-        value = content[name]
-        if type(value) is not kind or (kind is not bool and not 0 < value < 2**31):
-            raise VitquantError(f"{file}: {name} is {str(value)[:50]}, not a positive number or a truth value: {MEND}")
-    description = Description(**content)
-    if description.side % description.patch:
-        raise VitquantError(f"{file}: {description.side} pixels do not divide into patches: {MEND}")
-    return description
+BASE_2 = np.float32(np.log2(np.e))  # what logits are multiplied by, so that softmax takes powers of 2
 
 
 class Network:
@@ -139,34 +52,112 @@ class Network:
 
     def _pack(self, tensors: MutableMapping[str, Any]) -> Any:
         its, pack = self.description, self._packer
-
-        def norm(path: str) -> Any:
-            return pack.norm(tensors.pop(f"{path}.weight"), tensors.pop(f"{path}.bias"), its.epsilon)
-
-        def block(path: str) -> Any:
-            qkv, proj, fc1, fc2 = (
-                [tensors.pop(f"{path}.{name}.{part}") for part in ("weight", "scale", "bias")] for name in LINEAR
-            )
-            centre, inverse = (tensors.pop(f"{path}.mlp.{part}") for part in ("centre", "inverse"))
-            return packing.Block(
-                *(norm(f"{path}.norm1"), pack.qkv(its.heads, *qkv), pack.linear(*proj)),
-                *(norm(f"{path}.norm2"), pack.linear(*fc1)),
-                *(pack.array(array, pack.outputs(its.hidden)) for array in (inverse, -centre * inverse)),
-                pack.linear(*fc2),
-            )
-
+        self._blocks = (packing.Block * its.blocks)()  # by index: what is made must not move
+        rotations, distances = self._rotations(tensors), self._distances(tensors)
+        for index in range(its.blocks):
+            self._blocks[index] = self._block(tensors, f"backbone.blocks.{index}", rotations[index], distances)
         patches = pack.patches(
             tensors.pop("backbone.patch_embed.proj.weight"), tensors.pop("backbone.tokens")[0], its.side, its.prefix
         )
-        before = norm("backbone.norm_pre") if its.norm_before else packing.Norm()
-        blocks = (packing.Block * its.blocks)(*(block(f"backbone.blocks.{index}") for index in range(its.blocks)))
-        self._blocks = blocks
-        head = tensors.pop("head.weight").reshape(its.classes, 2, its.width)
+        head = tensors.pop("head.weight").reshape(its.classes, -1, its.width)
         return packing.Network(
-            *(patches, before, norm("backbone.norm"), ctypes.addressof(blocks)),
-            pack.array(head, its.classes, 2, pack.outputs(its.width)),
+            patches,
+            self._norm(tensors, "backbone.norm_pre", its.norm_before),
+            self._norm(tensors, "backbone.norm", its.norm_after),
+            self._norm(tensors, "backbone.fc_norm", its.norm_pooled),
+            ctypes.addressof(self._blocks),
+            pack.array(head, *head.shape[:2], pack.outputs(its.width)),
             pack.array(tensors.pop("head.bias"), its.classes),
-            *(its.blocks, its.heads, its.depth, its.tokens, its.width, its.classes),
+            self._pool(tensors),
+            *(its.blocks, its.heads, its.depth, pack.head(its.depth, bool(its.rotations)), its.tokens, its.width),
+            *(its.classes, ACTIVATIONS.index(its.activation), its.gated, POOLINGS.index(its.pooling)),
+            its.prefix if its.skipped < 0 else its.skipped,
+        )
+
+    def _norm(self, tensors: MutableMapping[str, Any], path: str, is_there: bool = True) -> Any:
+        if not is_there:
+            return packing.Norm()
+        return self._packer.norm(tensors.pop(f"{path}.weight"), tensors.pop(f"{path}.bias"), self.description.epsilon)
+
+    def _head_norm(self, tensors: MutableMapping[str, Any], path: str, factor: np.float32) -> Any:
+        """Of a head's queries or keys, times a factor."""
+        its, pack = self.description, self._packer
+        if not its.norm_heads:
+            return packing.Norm()
+        parts = [
+            pack.halves(factor * tensors.pop(f"{path}.{part}"), bool(its.rotations)) for part in ("weight", "bias")
+        ]
+        return packing.Norm(*(pack.array(part, len(part)) for part in parts), its.depth, its.epsilon)
+
+    def _rotations(self, tensors: MutableMapping[str, Any]) -> list[tuple[int | None, int]]:
+        """Of each block the address of its rotations, and the step from head to head."""
+        its, pack = self.description, self._packer
+        if not its.rotations:
+            return [(None, 0)] * its.blocks
+        tables = tensors.pop("backbone.rotation").reshape(its.rotations, its.patches, its.depth)
+        filled = pack.halves(tables)
+        if its.rotations == 1:
+            return [(pack.array(filled, *filled.shape), 0)] * its.blocks
+        blocks = np.split(filled, its.blocks)
+        return [(pack.array(own, *own.shape), its.patches * filled.shape[2]) for own in blocks]
+
+    def _distances(self, tensors: MutableMapping[str, Any]) -> NDArray[np.int32] | None:
+        """For each two tokens the row of the tables of biases, int32 (tokens, tokens)."""
+        if not self.description.distances:
+            return None
+        found: NDArray[np.int32] = tensors.pop("backbone.distances")
+        if found.min() < 0 or found.max() >= self.description.distances:
+            raise VitquantError(f"backbone.distances lead beyond the tables of biases: {MEND}")
+        return found
+
+    def _block(
+        self,
+        tensors: MutableMapping[str, Any],
+        path: str,
+        rotation: tuple[int | None, int],
+        distances: NDArray[np.int32] | None,
+    ) -> Any:
+        its, pack = self.description, self._packer
+        bias = None
+        if distances is not None:
+            bias = pack.biases(tensors.pop(f"{path}.attn.bias")[distances].transpose(2, 0, 1))
+        qkv, proj, fc1, fc2 = (
+            [tensors.pop(f"{path}.{name}.{part}") for part in ("weight", "scale", "bias")] for name in LINEAR
+        )
+        centre, inverse = (tensors.pop(f"{path}.mlp.{part}") for part in ("centre", "inverse"))
+        return packing.Block(
+            self._norm(tensors, f"{path}.norm1"),
+            pack.qkv(its.heads, *qkv, to_base_2=not its.norm_heads, rotated=bool(its.rotations)),
+            self._head_norm(tensors, f"{path}.attn.q_norm", BASE_2),
+            self._head_norm(tensors, f"{path}.attn.k_norm", np.float32(1)),
+            *(*rotation, bias),
+            self._norm(tensors, f"{path}.attn.norm", its.norm_attention),
+            pack.linear(*proj),
+            self._norm(tensors, f"{path}.norm2"),
+            (pack.gated if its.gated else pack.linear)(*fc1),
+            *(pack.array(array, pack.outputs(its.hidden)) for array in (inverse, -centre * inverse)),
+            self._norm(tensors, f"{path}.mlp.norm", its.norm_hidden),
+            pack.linear(*fc2),
+        )
+
+    def _pool(self, tensors: MutableMapping[str, Any]) -> Any:
+        its, pack = self.description, self._packer
+        if its.pooling != "attention":
+            return packing.Pool()
+        stride, hidden = pack.outputs(its.width), packing.up(its.pool_hidden, pack.outputs(1))
+
+        def dense(name: str, rows: int, columns: int) -> tuple[int | None, int | None]:
+            if f"pool.{name}.weight" not in tensors:
+                return None, None
+            weight, bias = (tensors.pop(f"pool.{name}.{part}") for part in ("weight", "bias"))
+            return pack.array(weight, rows, columns), pack.array(bias, rows)
+
+        return packing.Pool(
+            pack.array(BASE_2 * tensors.pop("pool.query"), its.pool_heads, stride),
+            *(*dense("value", its.width, stride), *dense("proj", its.width, stride)),
+            self._norm(tensors, "pool.norm", its.pool_hidden > 0),
+            *(*dense("fc1", hidden, stride), *dense("fc2", its.width, hidden)),
+            *(its.pool_heads, hidden, ACTIVATIONS.index(its.pool_activation)),
         )
 
     def forward(self, pixels: NDArray[np.float32], threads: int) -> NDArray[np.float32]:

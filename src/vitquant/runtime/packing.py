@@ -18,6 +18,7 @@ from vitquant.runtime.library import Library
 Array = NDArray[Any]
 LINE = 64  # bytes
 GROUP = 8  # inputs that a linear layer takes at a time
+VALUE = 2  # third of queries, keys and values
 PATCH_LEVELS = 2047  # at most, of the patch embedding's weights, as of the pixels in patches.h
 
 
@@ -33,14 +34,34 @@ Layer = _structure(*_fields(c_void_p, "packed start scale bias"), *_fields(c_int
 Norm = _structure(*_fields(c_void_p, "gain shift"), ("width", c_int64), ("epsilon", c_float))
 Patches = _structure(*_fields(c_void_p, "weight scale tokens"), *_fields(c_int64, "channels side size prefix outputs"))
 Block = _structure(
-    *(("norm1", Norm), ("qkv", Layer), ("proj", Layer), ("norm2", Norm), ("fc1", Layer)),
-    *_fields(c_void_p, "factor shift"),
-    ("fc2", Layer),
+    *(("norm1", Norm), ("qkv", Layer), ("query_norm", Norm), ("key_norm", Norm)),
+    *(
+        ("rotation", c_void_p),
+        ("rotation_step", c_int64),
+        ("bias", c_void_p),
+        ("attention_norm", Norm),
+        ("proj", Layer),
+    ),
+    *(
+        ("norm2", Norm),
+        ("fc1", Layer),
+        ("factor", c_void_p),
+        ("shift", c_void_p),
+        ("hidden_norm", Norm),
+        ("fc2", Layer),
+    ),
+)
+Pool = _structure(
+    *_fields(c_void_p, "query value value_bias proj proj_bias"),
+    ("norm", Norm),
+    *_fields(c_void_p, "fc1 fc1_bias fc2 fc2_bias"),
+    *_fields(c_int64, "heads hidden activation"),
 )
 Network = _structure(
-    *(("patches", Patches), ("norm_before", Norm), ("norm_after", Norm)),
+    *(("patches", Patches), ("norm_before", Norm), ("norm_after", Norm), ("norm_pooled", Norm)),
     *_fields(c_void_p, "blocks head_weight head_bias"),
-    *_fields(c_int64, "block_count heads depth tokens width classes"),
+    ("pool", Pool),
+    *_fields(c_int64, "block_count heads depth filled_depth tokens width classes activation gated pooling skipped"),
 )
 
 
@@ -95,11 +116,19 @@ class Packer:
 
     def outputs(self, width: int) -> int:
         """Of a linear layer with `width` outputs, filled up."""
-        return up(width, self._panel)
+        return up(width, max(GROUP, self._panel))
 
-    def head(self, depth: int) -> int:
-        """Columns of a head's queries, keys or values, filled up."""
-        return up(depth, self._lanes)
+    def head(self, depth: int, rotated: bool = False) -> int:
+        """Columns of a head's queries, keys or values, filled up: whole, or by halves that turn with each other."""
+        return 2 * up(depth // 2, self._lanes) if rotated else up(depth, self._lanes)
+
+    def halves(self, values: Array, rotated: bool = True) -> Array:
+        """A head's columns, (…, depth), filled up as `head` says, (…, filled)."""
+        parts = values.reshape(*values.shape[:-1], 2 if rotated else 1, -1)
+        room = self.head(values.shape[-1], rotated) // parts.shape[-2]
+        filled = np.zeros((*parts.shape[:-1], room), values.dtype)
+        filled[..., : parts.shape[-1]] = parts
+        return filled.reshape(*values.shape[:-1], -1)
 
     def array(self, values: Array, *shape: int) -> int:
         """The address of a copy of `values`, filled up with zeros to `shape`."""
@@ -135,21 +164,45 @@ class Packer:
         arrays = (self.array(array, outputs) for array in (start, scale, bias))
         return Layer(self._keep(packed), *arrays, inputs, outputs)
 
-    def qkv(self, heads: int, weight: Array, scale: Array, bias: Array) -> Any:
-        """The layer of queries, keys and values, by heads; logits are to base 2."""
+    def qkv(self, heads: int, weight: Array, scale: Array, bias: Array, *, to_base_2: bool, rotated: bool) -> Any:
+        """The layer of queries, keys and values, by heads.
+
+        Args:
+            to_base_2: queries are multiplied such that logits are to base 2, or their norm does that.
+            rotated: queries and keys are, so that they lie in halves.
+        """
         depth = len(weight) // 3 // heads
-        columns = self.outputs(3 * self.head(depth))
+        filled = self.head(depth, rotated)
+        columns = self.outputs(3 * filled)
 
         def by_heads(array: Array) -> Array:
             parts = array.reshape(3, heads, depth, -1)
             result = np.zeros((heads, columns, parts.shape[3]), array.dtype)
             for index, part in enumerate(parts):
-                result[:, index * self.head(depth) :][:, :depth] = part
+                own = self.halves(part.swapaxes(1, 2), rotated and index < VALUE).swapaxes(1, 2)
+                result[:, index * filled :][:, : own.shape[1]] = own
             return result.reshape(heads * columns, -1)
 
         base = np.ones(len(scale), np.float32)
-        base[: heads * depth] = math.log2(math.e)
+        if to_base_2:
+            base[: heads * depth] = math.log2(math.e)
         return self.linear(by_heads(weight), by_heads(scale * base)[:, 0], by_heads(bias * base)[:, 0])
+
+    def biases(self, values: Array) -> int:
+        """The address of biases of a block's logits, float32 (heads, tokens, tokens); they come to base 2."""
+        heads, tokens, _ = values.shape
+        return self.array(values * np.float32(math.log2(math.e)), heads, tokens, up(tokens, self._lanes))
+
+    def gated(self, weight: Array, scale: Array, bias: Array) -> Any:
+        """fc1 with a gate, whose two halves of outputs are each filled up to what fc2 takes."""
+        half = len(weight) // 2
+
+        def filled(array: Array) -> Array:
+            parts = np.zeros((2, self.inputs(half), *array.shape[1:]), array.dtype)
+            parts[:, :half] = array.reshape(2, half, *array.shape[1:])
+            return parts.reshape(-1, *array.shape[1:])
+
+        return self.linear(filled(weight), filled(scale), filled(bias))
 
     def patches(self, weight: Array, tokens: Array, side: int, prefix: int) -> Any:
         """The patches' embedding.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from vitquant.errors import UnsupportedError
+from vitquant.models.pooling import reads_class_token
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization.smoothing import check_blocks
 
@@ -72,6 +73,7 @@ def shape_of(model: ViTClassifier) -> Shape:
         "a norm after the patch embedding": not isinstance(embedding.norm, nn.Identity),
         "a norm before the blocks": not isinstance(backbone.norm_pre, nn.Identity),
         "no LayerNorm after the blocks": not isinstance(backbone.norm, nn.LayerNorm),
+        "another pooling than the class token beside the patches' mean": not reads_class_token(backbone),
     }
     for oddity, found in oddities.items():
         if found:

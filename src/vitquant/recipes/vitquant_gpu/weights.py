@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from vitquant.errors import UnsupportedError
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization import rounding, smoothing
+from vitquant.quantization.families import LAYERS
 from vitquant.quantization.layers import FLOAT8, TINY
 from vitquant.quantization.observe import Ranges, observe
-from vitquant.quantization.smoothing import LAYERS, Smoothing
+from vitquant.quantization.smoothing import Smoothing
 from vitquant.recipes.vitquant_gpu.shape import Shape
 
 TYPES = {"int8": torch.int8, "float8": FLOAT8, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -9,12 +9,15 @@
 #include "linear.h"
 #include "memory.h"
 #include "softmax.h"
+#include "turning.h"
 
 struct Heads {
     int64_t count, tokens, depth;  // depth: a multiple of LANES
     // Of the linear layer, head by head: query (scaled by log2(e) over the square root of the depth), key and value of
     // `depth` columns each, then zeros up to a multiple of PANEL.
     Layer layer;
+    Turning turning;    // its rotations are of `depth`, half and half
+    const float* bias;  // of logits, to base 2: (count, tokens, blocks * LANES); null where there is none
 
     int64_t columns() const { return layer.outputs / count; }
     int64_t blocks() const { return (tokens + LANES - 1) / LANES; }
@@ -145,10 +148,22 @@ NOINLINE void value_tile(const int16_t* weights, int64_t stride, int64_t pairs, 
     }
 }
 
-// R queries from `first` on; `out` is the first one's.
+// Adds a query's row of biases to its logits, which are to be multiplied by `scale` yet; gives the lanes' largest.
+inline Floats add_bias(float* logits, const float* bias, float scale, int64_t padded) {
+    const Floats inverse = every(1.0f / scale);
+    Floats most = every(-3e38f);
+    for (int64_t j = 0; j < padded; j += LANES) {
+        const Floats x = fma(floats_at(bias + j), inverse, floats_at(logits + j));
+        most = larger(most, x);
+        store(logits + j, x);
+    }
+    return most;
+}
+
+// R queries of a head, from `first` on; `out` is the first one's, `bias` token 0's.
 template <int R>
-NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, const HeadBuffers& own, float* out,
-                     int64_t out_stride) {
+NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, const HeadBuffers& own, const float* bias,
+                     float* out, int64_t out_stride) {
     const int64_t depth = heads.depth, padded = heads.blocks() * LANES, pairs = heads.pairs();
     Floats top[R];
     for (Floats& lanes : top) lanes = every(-3e38f);
@@ -157,6 +172,8 @@ NOINLINE void attend(const Heads& heads, int64_t first, float value_levels, cons
         key_tile<R, N()>(own.query + first * depth, depth, own.key + at * (depth / 2), own.key_scale + at,
                          own.key_shift + at, own.logits + at, padded, top);
     });
+    for (int r = 0; bias && r < R; r++)
+        top[r] = add_bias(own.logits + r * padded, bias + (first + r) * padded, own.query_scale[first + r], padded);
     float total[R];
     Weights queries[R];
     for (int r = 0; r < R; r++)
@@ -187,12 +204,36 @@ inline void attend_head(const Heads& heads, int64_t head, int64_t first, int64_t
         linear_panel(layer, head * columns + column, input, from, to, panel_after(layer, head * columns + column, next),
                      [&](int64_t row) { return Store{own.qkv + row * columns + column, columns}; });
     }
+    if (heads.turning.is_any()) {
+        turn(heads.turning, heads.turning.query, head, first, last, depth, own.qkv + columns, columns);
+        turn(heads.turning, heads.turning.key, head, 0, heads.tokens, depth, own.qkv + columns + depth, columns);
+    }
     const float levels = levels_for(depth, 4095.0f), value_levels = levels_for(2 * heads.tokens, 2047.0f);
     pack_queries(heads, first, last, levels, own);
     pack_keys(heads, levels, own);
     pack_values(heads, value_levels, own);
+    const float* bias = heads.bias ? heads.bias + head * heads.tokens * heads.blocks() * LANES : nullptr;
     for (int64_t query = first; query < last; query += PAIR_ROWS)
         with_constant<PAIR_ROWS>(std::min<int64_t>(PAIR_ROWS, last - query), [&](auto R) {
-            attend<R()>(heads, query, value_levels, own, out + query * width + head * depth, width);
+            attend<R()>(heads, query, value_levels, own, bias, out + query * width + head * depth, width);
         });
+}
+
+// How many parts of its queries each head is split into, so that the busiest thread has least to do: a thread that has any
+// part of a head makes all its keys and values, which is about 0.4 of a head's work.
+inline int64_t parts_of_heads(int64_t heads, int64_t threads) {
+    constexpr int64_t MOST_PARTS = 8;
+    int64_t best = 1;
+    float least = 1e30f;
+    for (int64_t parts = 1; parts <= MOST_PARTS; parts++) {
+        float busiest = 0;
+        for (int64_t thread = 0; thread < threads; thread++) {
+            const int64_t first = heads * parts * thread / threads, last = heads * parts * (thread + 1) / threads;
+            if (first == last) continue;
+            const int64_t touched = (last - 1) / parts - first / parts + 1;
+            busiest = std::max(busiest, 0.4f * touched + 0.6f * (last - first) / parts);
+        }
+        if (busiest < least - 1e-3f) least = busiest, best = parts;
+    }
+    return best;
 }

@@ -7,80 +7,7 @@
 
 #include <omp.h>
 
-#include "attention.h"
-#include "patches.h"
-
-struct Block {
-    Norm norm1;
-    Layer qkv;  // as Heads has it
-    Layer proj;
-    Norm norm2;
-    Layer fc1;
-    const float *factor, *shift;  // that make fc2's inputs of GELU's results
-    Layer fc2;
-};
-
-struct Network {
-    Patches patches;
-    Norm norm_before, norm_after;  // all blocks; there may be none before: its gain is null
-    const Block* blocks;
-    const float *head_weight, *head_bias;  // (classes, 2 * stride): of the class token, of the patches' mean
-    int64_t block_count, heads, depth, tokens, width, classes;
-
-    int64_t filled_depth() const { return (depth + LANES - 1) / LANES * LANES; }
-    Heads heads_of(const Block& block) const { return {heads, tokens, filled_depth(), block.qkv}; }
-    int64_t stride() const { return patches.outputs; }  // of a token
-    int64_t pixels() const { return patches.channels * patches.side * patches.side; }
-    int64_t outputs() const { return classes + width; }
-};
-
-struct ImageBuffers {
-    float *tokens, *attention;  // row t is token t; attention's heads are filled up
-    Rows normed, attended, hidden;
-
-    ImageBuffers(Memory& memory, const Network& network) {
-        const Block& block = network.blocks[0];
-        const int64_t rows = network.tokens + 1;
-        tokens = memory.take<float>(network.tokens * network.stride());
-        attention = memory.take<float>(network.tokens * network.heads * network.filled_depth());
-        for (auto [quantized, layer] : {std::pair{&normed, &block.qkv}, {&attended, &block.proj}, {&hidden, &block.fc2}})
-            *quantized = {memory.take<uint8_t>(rows * layer->width), memory.take<float>(rows), layer->width};
-    }
-};
-
-struct ThreadBuffers {
-    HeadBuffers head;
-    PatchBuffers patch;
-    float *band, *row, *features;
-    Floats* largest;
-
-    ThreadBuffers(Memory& memory, const Network& network)
-        : head(memory, network.heads_of(network.blocks[0])), patch(memory, network.patches) {
-        band = memory.take<float>(BAND * network.blocks[0].fc1.outputs);
-        row = memory.take<float>(std::max(network.stride(), network.blocks[0].proj.width));
-        features = memory.take<float>(2 * network.stride());
-        largest = memory.take<Floats>(BAND);
-    }
-};
-
-// How many parts of its queries each head is split into, so that the busiest thread has least to do: a thread that has any
-// part of a head makes all its keys and values, which is about 0.4 of a head's work.
-inline int64_t parts_of_heads(int64_t heads, int64_t threads) {
-    constexpr int64_t MOST_PARTS = 8;
-    int64_t best = 1;
-    float least = 1e30f;
-    for (int64_t parts = 1; parts <= MOST_PARTS; parts++) {
-        float busiest = 0;
-        for (int64_t thread = 0; thread < threads; thread++) {
-            const int64_t first = heads * parts * thread / threads, last = heads * parts * (thread + 1) / threads;
-            if (first == last) continue;
-            const int64_t touched = (last - 1) / parts - first / parts + 1;
-            busiest = std::max(busiest, 0.4f * touched + 0.6f * (last - first) / parts);
-        }
-        if (busiest < least - 1e-3f) least = busiest, best = parts;
-    }
-    return best;
-}
+#include "network.h"
 
 // One image, on `count` threads of which this is `thread`.
 class Pass {
@@ -105,7 +32,7 @@ class Pass {
             attend(*block);
             barrier();
             for (int64_t row = std::max<int64_t>(first, 1); row < last; row++) {
-                const float* x = attended(row);
+                const float* x = attended(*block, row);
                 quantize(x, largest_magnitude(x, image.attended.width), image.attended, row);
             }
             add(block->proj, image.attended, block->fc1, &block->norm2);
@@ -114,6 +41,7 @@ class Pass {
             add(block->fc2, image.hidden, is_last ? block->fc2 : block[1].qkv, is_last ? nullptr : &block[1].norm1);
         }
         barrier();
+        if (network.pooling == ATTENTION) pool_by_attention();
         if (thread == 0) classify(outputs);
         barrier();  // before the next image takes the buffers
     }
@@ -152,14 +80,18 @@ class Pass {
         }
     }
 
-    // Attention's result for a row, head beside head.
-    const float* attended(int64_t row) const {
-        const int64_t depth = network.depth, filled = network.filled_depth();
-        const float* heads = image.attention + (row - 1) * network.heads * filled;
-        if (depth == filled && network.heads * depth == image.attended.width) return heads;
-        std::fill_n(own.row, image.attended.width, 0.0f);
-        for (int64_t head = 0; head < network.heads; head++)
-            std::copy_n(heads + head * filled, depth, own.row + head * depth);
+    // Attention's result for a row, head beside head, and after its norm.
+    const float* attended(const Block& block, int64_t row) const {
+        const int64_t depth = network.depth, filled = network.filled_depth;
+        const float *heads = image.attention + (row - 1) * network.heads * filled, *x = heads;
+        if (depth != filled || network.heads * depth != image.attended.width) {
+            std::fill_n(own.row, image.attended.width, 0.0f);
+            for (int64_t head = 0; head < network.heads; head++)
+                std::copy_n(heads + head * filled, depth, own.row + head * depth);
+            x = own.row;
+        }
+        if (!block.attention_norm.gain) return x;
+        normalize(x, block.attention_norm, own.row);
         return own.row;
     }
 
@@ -180,38 +112,104 @@ class Pass {
 
     void hidden(const Block& block) const {
         const Layer& layer = block.fc1;
+        const bool by_row = network.activation != GELU || network.gated || block.hidden_norm.gain;
         by_bands([&](int64_t from, int64_t to) {
-            std::fill(own.largest, own.largest + BAND, Floats{});
-            for (int64_t column = 0; column < layer.outputs; column += PANEL)
-                linear_panel(layer, column, image.normed, from, to,
-                             panel_after(layer, column, to < last ? layer : block.fc2), [&](int64_t row) {
-                                 return Gelu{own.band + (row - from) * layer.outputs + column, own.largest + row - from,
-                                             layer.outputs, block.factor + column, block.shift + column};
-                             });
-            for (int64_t row = std::max<int64_t>(from, 1); row < to; row++)
-                quantize(own.band + (row - from) * layer.outputs, largest_of(own.largest[row - from]), image.hidden, row);
+            if (!by_row) std::fill(own.largest, own.largest + BAND, Floats{});
+            for (int64_t column = 0; column < layer.outputs; column += PANEL) {
+                const Ahead next = panel_after(layer, column, to < last ? layer : block.fc2);
+                const auto place = [&](int64_t row) { return own.band + (row - from) * layer.outputs + column; };
+                if (by_row)
+                    linear_panel(layer, column, image.normed, from, to, next,
+                                 [&](int64_t row) { return Store{place(row), layer.outputs}; });
+                else
+                    linear_panel(layer, column, image.normed, from, to, next, [&](int64_t row) {
+                        return Gelu{place(row), own.largest + row - from, layer.outputs, block.factor + column,
+                                    block.shift + column};
+                    });
+            }
+            for (int64_t row = std::max<int64_t>(from, 1); row < to; row++) {
+                float* x = own.band + (row - from) * layer.outputs;
+                const float largest = by_row ? activated(block, x) : largest_of(own.largest[row - from]);
+                quantize(x, largest, image.hidden, row);
+            }
         });
     }
 
-    // LayerNorm; the class token beside the patches' mean, the linear head over both. Gives logits and class token.
-    void classify(float* outputs) const {
-        const Patches& patches = network.patches;
-        const int64_t stride = network.stride(), width = network.norm_after.width;
-        float *features = own.features, *mean = features + stride;
-        std::fill_n(features, 2 * stride, 0.0f);
-        normalize(image.tokens, network.norm_after, features);
-        for (int64_t t = patches.prefix; t < network.tokens; t++) {
-            normalize(image.tokens + t * stride, network.norm_after, own.row);
-            for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) + floats_at(own.row + i));
+    // fc1's results for a row become fc2's inputs; gives their largest magnitude.
+    float activated(const Block& block, float* x) const {
+        const int64_t width = image.hidden.width;
+        const float* gated = network.gated ? x + width : nullptr;
+        const float largest = activate(network.activation, x, gated, width, block.factor, block.shift);
+        return block.hidden_norm.gain ? normalize(x, block.hidden_norm, x) : largest;
+    }
+
+    const float* normed(int64_t t) const {
+        const float* x = image.tokens + t * network.stride();
+        if (!network.norm_after.gain) return x;
+        normalize(x, network.norm_after, own.row);
+        return own.row;
+    }
+
+    // On all threads; each output is one thread's.
+    void pool_by_attention() const {
+        const Pool& pool = network.pool;
+        const int64_t stride = network.stride(), width = network.width, depth = width / pool.heads;
+        const int64_t begin = mine(width, thread), end = mine(width, thread + 1), skipped = network.skipped;
+        for (int64_t row = std::max<int64_t>(first, 1); row < last; row++)
+            if (network.norm_after.gain) normalize(token(row), network.norm_after, token(row));
+        if (thread == 0) std::fill_n(image.pooled, stride, 0.0f), std::fill_n(image.features, stride, 0.0f);
+        barrier();
+        for (int64_t head = mine(pool.heads, thread); head < mine(pool.heads, thread + 1); head++) {
+            mean_by_attention(pool.query + head * stride, image.tokens + skipped * stride, network.tokens - skipped, stride,
+                              own.head.logits, own.row);
+            dense(pool.value, pool.value_bias, own.row, stride, head * depth, (head + 1) * depth, image.pooled);
         }
-        for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) * (1.0f / (network.tokens - patches.prefix)));
+        barrier();
+        dense(pool.proj, pool.proj_bias, image.pooled, stride, begin, end, image.features);
+        barrier();
+        if (pool.hidden) {
+            const int64_t vectors = pool.hidden / LANES;
+            const int64_t from = mine(vectors, thread) * LANES, to = mine(vectors, thread + 1) * LANES;
+            std::fill_n(own.row, stride, 0.0f);
+            if (pool.norm.gain) normalize(image.features, pool.norm, own.row);
+            else std::copy_n(image.features, width, own.row);
+            dense(pool.fc1, pool.fc1_bias, own.row, stride, from, to, image.pooled_hidden);
+            activate(pool.activation, image.pooled_hidden + from, nullptr, to - from, nullptr, nullptr);
+            barrier();
+            dense(pool.fc2, pool.fc2_bias, image.pooled_hidden, pool.hidden, begin, end, image.pooled);
+            for (int64_t i = begin; i < end; i++) image.features[i] += image.pooled[i];
+            barrier();
+        }
+    }
+
+    // What pooling makes of the tokens, but for attention's, which has been made.
+    void pool() const {
+        const int64_t stride = network.stride(), width = network.width;
+        float *features = image.features, *mean = network.pooling == CLASS_AND_MEAN ? features + stride : features;
+        if (network.pooling == ATTENTION) return;
+        std::fill_n(features, 2 * stride, 0.0f);
+        if (network.pooling != MEAN) std::copy_n(normed(0), width, features);
+        if (network.pooling == TOKEN) return;
+        for (int64_t t = network.skipped; t < network.tokens; t++) {
+            const float* x = normed(t);
+            for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) + floats_at(x + i));
+        }
+        const float share = 1.0f / (network.tokens - network.skipped);
+        for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) * share);
+    }
+
+    // The linear head over what has been pooled. Gives logits and the pooled token.
+    void classify(float* outputs) const {
+        pool();
+        const int64_t count = network.features();
+        if (network.norm_pooled.gain) normalize(image.features, network.norm_pooled, image.features);
         for (int64_t c = 0; c < network.classes; c++) {
             Floats sum{};
-            for (int64_t i = 0; i < 2 * stride; i += LANES)
-                sum = fma(floats_at(features + i), floats_at(network.head_weight + c * 2 * stride + i), sum);
+            for (int64_t i = 0; i < count; i += LANES)
+                sum = fma(floats_at(image.features + i), floats_at(network.head_weight + c * count + i), sum);
             outputs[c] = sum_of(sum) + network.head_bias[c];
         }
-        std::copy_n(features, network.width, outputs + network.classes);
+        std::copy_n(image.features, network.width, outputs + network.classes);
     }
 
     const Network& network;

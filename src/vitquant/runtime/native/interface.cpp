@@ -6,7 +6,7 @@
 #pragma GCC visibility push(default)
 extern "C" {
 
-int64_t interface_version() { return 1; }
+int64_t interface_version() { return 2; }
 
 // Of this CPU's code: what packing has to know.
 int64_t lanes() { return LANES; }

@@ -1,0 +1,1 @@
+../../../src/vitquant/runtime/native/network.h
