@@ -37,7 +37,7 @@ WAYS = {
     "the recipe, in PyTorch": "from vitquant import recipes; predict = recipes.load(sys.argv[1])",
     "a bundle": "sys.path.insert(0, sys.argv[2]); import run; predict = run.load()",
 }
-SHAPE = "\nside = run.BUNDLE['side'] if 'run' in sys.modules else predict.artifact.spec.preprocessing.crop"
+SHAPE = "\nside = run.read_facts()['side'] if 'run' in sys.modules else predict.artifact.spec.preprocessing.crop"
 
 
 @click.command()

@@ -24,7 +24,7 @@ TAKE = (
     "openvino-fp32",
     "openvino-int8",
 )
-SMOOTH = ("dynamic-int8-smooth", "eight-bit-int8-smooth", "vitquant-int8")
+SMOOTH = ("dynamic-int8-smooth", "vitquant-int8")
 
 
 @pytest.fixture(scope="module", params=[vit_of_parallel_things, vit_of_attention_beside_mlp], ids=lambda f: f.__name__)
@@ -54,8 +54,8 @@ def test_smoothing_says_what_it_does_not_take(name: str, parallel: Path, calibra
     recipes.build(name, EXAMPLES[name].recipe, parallel, tmp_path / "r", calibration)
     reason = artifact.open_artifact(tmp_path / "r").spec.unavailable
     assert reason
-    assert "smoothing is for plain ViT blocks" in reason
-    assert "it is of type Parallel" in reason
+    assert "plain ViT" in reason
+    assert "it is of type Parallel" in reason or "norm is of type RmsNorm" in reason
 
 
 def test_layers_without_a_bias_load(parallel: Path, calibration, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from conftest import without
 
 from vitquant import artifact, recipes
+from vitquant.predictor import read_weights
 from vitquant.recipes import zentorch
 
 from .examples import EXAMPLES, Built, Run
@@ -18,11 +19,11 @@ def layer_outputs(path: Path, inputs: torch.Tensor) -> torch.Tensor:
     """Of one linear layer, by zentorch's kernel, uncompiled."""
     zentorch.preload()
     with torch.inference_mode():
-        return zentorch.module(artifact.open_artifact(path)).get_submodule(LAYER)(inputs)
+        return zentorch.module(artifact.open_artifact(path)).get_submodule(f"model.{LAYER}")(inputs)
 
 
 def test_a_layer_multiplies_integers_with_a_scale_per_channel_and_per_token(built: Built, run: Run, fp32: Path) -> None:
-    weights, floats = artifact.read_weights(built("zentorch-int8")), artifact.read_weights(fp32)
+    weights, floats = read_weights(built("zentorch-int8")), read_weights(fp32)
     weight, scale, bias = (weights[f"{LAYER}.{part}"] for part in ("weight", "scale", "bias"))
     expected = floats[f"{LAYER}.weight"]
     assert torch.allclose(scale, expected.abs().amax(dim=1) / 127)
@@ -36,7 +37,7 @@ def test_a_layer_multiplies_integers_with_a_scale_per_channel_and_per_token(buil
 
 
 def test_bfloat16_is_the_backbone_s_and_the_head_stays_float32(built: Built, fp32: Path) -> None:
-    weights, floats = artifact.read_weights(built("zentorch-bf16")), artifact.read_weights(fp32)
+    weights, floats = read_weights(built("zentorch-bf16")), read_weights(fp32)
     for name, tensor in weights.items():
         assert torch.equal(tensor, floats[name] if name.startswith("head.") else floats[name].bfloat16())
 

@@ -1,6 +1,8 @@
 """A bundle runs with NumPy alone, gives the recipe's logits, and says in one line why it does not run."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import Recipe
 from vitquant.runtime import bundle
+
+FILES = ("bundle.json", "library.so", "network.bin", "run.py")
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +67,16 @@ def test_it_gives_what_the_recipe_gives(int8: Path, bundled: Path, prepared: Pre
     assert names == [prepared.classes[index] for index in np.load(tmp_path / "logits.npy")[0].argmax(axis=1)]
 
 
-def test_what_has_changed_is_refused(bundled: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["network.bin", "library.so", "bundle.json", "SHA256SUMS"])
+def test_what_has_changed_is_refused(bundled: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(bundled, tmp_path / "b")
-    with (tmp_path / "b/network.bin").open("r+b") as file:
+    with (tmp_path / f"b/{name}").open("r+b") as file:
         file.write(b"abacus")
     np.save(tmp_path / "images.npy", np.zeros((1, 64, 64, 3), np.uint8))
     code, out, err = run(tmp_path / "b", tmp_path / "images.npy")
     assert (code, out) == (1, "")
-    assert err == f"{tmp_path / 'b/network.bin'} has changed since it was made: copy the bundle again\n"
+    changed = tmp_path / "b" / (name if name != "SHA256SUMS" else "bundle.json")  # the first that it lists
+    assert err == f"{changed} has changed since it was made: copy the bundle again\n"
 
 
 def test_another_cpu_is_refused(bundled: Path, tmp_path: Path) -> None:
@@ -78,12 +84,15 @@ def test_another_cpu_is_refused(bundled: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "b/bundle.json").read_text())
     content["needs"].append("beads")
     (tmp_path / "b/bundle.json").write_text(json.dumps(content))
+    digest = hashlib.sha256((tmp_path / "b/bundle.json").read_bytes()).hexdigest()
+    sums = (tmp_path / "b/SHA256SUMS").read_text().splitlines()
+    (tmp_path / "b/SHA256SUMS").write_text("\n".join([f"{digest}  bundle.json", *sums[1:]]))
     np.save(tmp_path / "images.npy", np.zeros((1, 64, 64, 3), np.uint8))
     code, _, err = run(tmp_path / "b", tmp_path / "images.npy")
     assert (code, err) == (1, "this CPU lacks beads: make the bundle on one like it\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["/no/such/file"], [__file__]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["/no/such/file"], [__file__], [os.devnull], ["a.npy", "b.npy"]])
 def test_other_files_are_one_line(bundled: Path, arguments: list[str]) -> None:
     code, out, err = run(bundled, *arguments)
     assert (code, out) == (1, "")
@@ -96,18 +105,41 @@ def test_images_of_another_shape_are_one_line(bundled: Path, tmp_path: Path) -> 
     assert (code, err) == (1, "give uint8 images of shape (N, 64, 64, 3), not uint8 (1, 9, 9, 3)\n")
 
 
-def test_the_command_replaces_a_bundle_and_nothing_else(int8: Path, bundled: Path, fp32: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    for _ in range(2):
-        done = CliRunner().invoke(main, ["bundle", str(int8), str(out)])
-        assert (done.exit_code, done.output) == (0, f"{out}: python {out / 'run.py'} images.npy\n")
-    assert {file.name for file in out.iterdir()} == {"bundle.json", "library.so", "network.bin", "run.py"}
-    (tmp_path / "mine").mkdir()
-    done = CliRunner().invoke(main, ["bundle", str(int8), str(tmp_path / "mine")])
-    assert done.exit_code == 1
-    assert "mine is there, and is no bundle: name a new folder" in done.output
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 2.5])
+def test_threads_that_cannot_be(bundled: Path, threads: float) -> None:
+    program = f"import sys; sys.path.insert(0, {str(bundled)!r}); import run; run.load({threads})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"ValueError: threads must be a whole number from 1 to 1024, not {threads}" in done.stderr
+
+
+def test_the_command_makes_a_folder_and_deletes_nothing(int8: Path, bundled: Path, fp32: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o u t"
+    done = CliRunner().invoke(main, ["bundle", str(int8), str(out)])
+    assert (done.exit_code, done.output) == (0, f"{out}: python '{out / 'run.py'}' images.npy\n")
+    assert {file.name for file in out.iterdir()} == {*FILES, "SHA256SUMS"}
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], check=True, cwd=out)
+    (tmp_path / "link").symlink_to("nowhere")
+    for there in (out, tmp_path / "link"):
+        done = CliRunner().invoke(main, ["bundle", str(int8), str(there)])
+        assert done.exit_code == 1
+        assert "is there already: name a new folder, or delete it" in done.output
+    with pytest.raises(VitquantError, match="lies in the artifact"):
+        bundle.write(open_artifact(int8), int8 / "b")
     with pytest.raises(VitquantError, match="only vitquant_int8 runs without PyTorch"):
         bundle.write(open_artifact(fp32), tmp_path / "b")
+
+
+def test_classes_that_the_network_does_not_have(int8: Path, bundled: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8, tmp_path / "int8")
+    content = json.loads((tmp_path / "int8/recipe.json").read_text())
+    content["classes"].append("abacus")
+    (tmp_path / "int8/recipe.json").write_text(json.dumps(content))
+    with pytest.raises(
+        VitquantError,
+        match=rf"recipe.json has {len(content['classes'])} classes.*; network.json {len(content['classes']) - 1} and",
+    ):
+        bundle.write(open_artifact(tmp_path / "int8"), tmp_path / "b")
 
 
 def test_a_cpu_that_no_bundle_is_for_is_named(int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`vitquant bundle`: an artifact that runs with NumPy alone, in a folder to take along."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -12,10 +13,10 @@ def command(artifact: Path, out: Path) -> None:
     """Pack ARTIFACT, of vitquant-int8, and the code compiled for CPUs like this one into the folder OUT.
 
     `python OUT/run.py images.npy` then classifies on any such machine with NumPy, without vitquant, PyTorch or a
-    compiler. OUT must not exist, or be an earlier bundle, which is replaced.
+    compiler. OUT must not exist.
     """
     from vitquant.artifact import open_artifact
     from vitquant.runtime import bundle
 
     bundle.write(open_artifact(artifact), out)
-    click.echo(f"{out}: python {out / 'run.py'} images.npy")
+    click.echo(f"{out}: python {shlex.quote(str(out / 'run.py'))} images.npy")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from vitquant.artifact import Artifact
@@ -44,6 +45,12 @@ class Options(Section):
     """Their inputs: the weights' type, quantized per token at run time; or floating point."""
     dtype: Literal["float16", "bfloat16"]
     """Of all else but the head, which stays FP32. FP8 products come in BF16."""
+
+    @model_validator(mode="after")
+    def _float8_gives_bfloat16(self) -> "Options":
+        if (self.weights, self.activations, self.dtype) == ("float8", "dynamic", "float16"):
+            raise ValueError("weights: float8 with dynamic activations needs dtype: bfloat16")
+        return self
 
 
 def traits(options: Options) -> Traits:

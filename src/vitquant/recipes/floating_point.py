@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor
 
 from vitquant.artifact import Artifact
@@ -35,6 +36,12 @@ class Options(Section):
     """With `compile`: the model as one, not block by block; slower to compile, a few percent faster to run."""
     patches: Literal["convolution", "product"] = "convolution"
     """How patches are embedded: by timm's convolution, or by a copy and a matrix product, which GPUs are faster at."""
+
+    @model_validator(mode="after")
+    def _whole_is_compiled(self) -> "Options":
+        if self.whole and not self.compile:
+            raise ValueError("whole: true is for compile: true")
+        return self
 
 
 def traits(options: Options) -> Traits:

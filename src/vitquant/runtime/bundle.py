@@ -1,6 +1,6 @@
 """A bundle: an artifact of vitquant-int8 packed and compiled, in a folder that runs where NumPy is, without a compiler.
 
-It holds the packed network, the library, run.py, and bundle.json: what run.py must know, and the others' SHA-256.
+It holds the packed network, the library, run.py, bundle.json, which has what run.py must know, and SHA256SUMS of these.
 """
 
 import platform
@@ -19,29 +19,38 @@ TARGETS = (  # the compiler's arguments, and the CPU's flags, as Linux names the
     (("-march=x86-64-v4", "-mavx512vnni"), (*V4, "avx512_vnni")),
     (("-march=x86-64-v3",), V3),
 )
-FACTS = "bundle.json"
 RUN = Path(__file__).with_name("run.py")
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def write(artifact: Artifact, out: Path) -> None:
-    """Make the bundle `out`, whole or not at all; an earlier bundle there is replaced.
+    """Make the bundle `out`, a new folder, whole or not at all.
 
     Args:
         artifact: of vitquant-int8, made for this CPU.
 
     Raises:
-        VitquantError: it is of another method, or damaged; or `out` is there, and no bundle.
+        VitquantError: it is of another method, or damaged; or `out` is there, or would lie in the artifact.
         UnsupportedError: this CPU is none that bundles are made for, or there is no compiler.
     """
     classifier.check(artifact)
-    if out.exists() and not (out / FACTS).is_file():
-        raise VitquantError(f"{out} is there, and is no bundle: name a new folder")
+    if out.exists() or out.is_symlink():
+        raise VitquantError(f"{out} is there already: name a new folder, or delete it")
+    if artifact.path.resolve() in out.resolve().parents:
+        raise VitquantError(
+            f"{out} lies in the artifact {artifact.path}, which holds nothing else: name another folder"
+        )
     target, needed = _target()
     library = Library(target)
     packed = classifier.read(artifact, library)
     whole, addresses = packed.image()
     its, spec = packed.description, artifact.spec
+    classes, side = len(spec.classes), spec.preprocessing.crop
+    if (classes, side) != (its.classes, its.side):
+        raise VitquantError(
+            f"{artifact.path}: recipe.json has {classes} classes, {side} pixels; network.json {its.classes} and "
+            f"{its.side}: make it again with `dvc repro`"
+        )
     with files.atomic(out) as partial:
         partial.mkdir()
         whole.tofile(partial / "network.bin")
@@ -54,12 +63,12 @@ def write(artifact: Artifact, out: Path) -> None:
             "addresses": addresses,
             "side": its.side,
             "width": its.width,
-            "mean": spec.preprocessing.mean,
-            "std": spec.preprocessing.std,
+            "preprocessing": spec.preprocessing.model_dump(),
             "classes": spec.classes,
-            "files": {file.name: files.sha256(file) for file in sorted(partial.iterdir())},
         }
-        files.write_json(partial / FACTS, content)
+        files.write_json(partial / "bundle.json", content)
+        sums = [f"{files.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir())]
+        (partial / "SHA256SUMS").write_text("".join(sums))
 
 
 def _target() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor
 
 from vitquant import cache
@@ -39,6 +40,12 @@ class Options(Section):
     """Of the linear layers' weights and inputs. With 8 bits, all else but norms and head is FP16."""
     scales: Literal["static", "dynamic"]
     """Of what attention and GELU give: fixed by the calibration images, or found at run time. 16 bits have none."""
+
+    @model_validator(mode="after")
+    def _scales_are_of_eight_bits(self) -> "Options":
+        if self.scales == "dynamic" and weights.TYPES[self.format].itemsize > 1:
+            raise ValueError(f"format: {self.format} has no scales: write scales: static")
+        return self
 
 
 def traits(options: Options) -> Traits:
