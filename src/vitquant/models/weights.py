@@ -4,6 +4,7 @@ import importlib
 import math
 import pickle
 import zipfile
+from collections.abc import Collection
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
     elif isinstance(params, OnnxWheelModel):
         weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
     else:
-        weights = _backbone_only(read(file))
+        weights = _backbone_only(read(file), backbone.state_dict().keys())
         if isinstance(backbone, VisionTransformer):
             _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
         else:
@@ -138,15 +139,19 @@ def _check_unpacked_size(file: Path) -> None:
 _MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
 
 
-def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Under timm's names: without prefixes that all share, the classifier, and the mask token of pretraining."""
+def _backbone_only(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Under timm's names: without prefixes that all share, the classifier, and the mask token of pretraining.
+
+    Args:
+        own: names that the backbone has: some keep a norm below `head.`.
+    """
     prefix: str | None = ""
     while prefix is not None:
         names = {name.removeprefix(prefix): name for name in tensors}
         tensors = {
             short: tensors[name]
             for short, name in names.items()
-            if short != "mask_token" and not short.startswith(("head.", "head_dist."))
+            if short in own or (short != "mask_token" and not short.startswith(("head.", "head_dist.")))
         }
         prefix = next(
             (known for known in PREFIXES if tensors and all(name.startswith(known) for name in tensors)), None
