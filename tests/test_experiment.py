@@ -87,7 +87,7 @@ def test_only_what_is_downloaded_must_be_reachable() -> None:
         ("- model", "must hold sections of params.yaml"),
         ("colour: red", "study.yaml: colour: unknown key"),
         ("study: '${oc.env:HOME}'", "study.yaml: study: '${' would be replaced by DVC"),
-        ("head: tail", "study.yaml: head: Input should be 'probe', 'imagenet1k' or 'none'"),
+        ("head: tail", "study.yaml: head: Input should be 'probe', 'own', 'imagenet1k' or 'none'"),
     ],
 )
 def test_a_study_that_is_not_one(tmp_path: Path, content: str | None, message: str) -> None:

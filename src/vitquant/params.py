@@ -65,6 +65,8 @@ class FileModel(Section):
     source: Literal["file"]
     name: str
     path: Annotated[str, Field(min_length=1)]
+    classes: Annotated[str, Field(min_length=1)] | None = None
+    """A file with the classes of the checkpoint's classifier in its order, one a line."""
 
 
 class TimmModel(Section):
@@ -72,6 +74,8 @@ class TimmModel(Section):
 
     source: Literal["timm"]
     name: str
+    classes: Annotated[str, Field(min_length=1)] | None = None
+    """As above."""
 
 
 class RandomModel(Section):
@@ -236,7 +240,7 @@ class Params(Section):
     model: Annotated[Model, Field(discriminator="source")]
     data: Annotated[Data, Field(discriminator="source")]
     max_slowdown: Annotated[float, Field(gt=1)]
-    head: Literal["probe", "imagenet1k", "none"]
+    head: Literal["probe", "own", "imagenet1k", "none"]
     probe: Probe
     calibration: Calibration
     recipes: dict[RecipeName, Recipe]
@@ -248,6 +252,8 @@ class Params(Section):
     def _head_fits(self) -> "Params":
         if self.head == "imagenet1k" and self.model.source != "dinov2":
             raise ValueError(f"head: imagenet1k belongs to model.source: dinov2, not {self.model.source}: use probe")
+        if self.head == "own" and not isinstance(self.model, FileModel | TimmModel):
+            raise ValueError(f"head: own is for model.source: file or timm, not {self.model.source}: use probe")
         return self
 
     @field_validator("recipes")

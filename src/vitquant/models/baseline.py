@@ -12,7 +12,7 @@ from vitquant import artifact
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
 from vitquant.images import Preprocessing
-from vitquant.models import download, imagenet_head, probe, weights
+from vitquant.models import download, imagenet_head, own_head, probe, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Evaluate, Params
@@ -33,10 +33,13 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     """
     name, preprocessing = params.model.name, prepared.preprocessing
     model = ViTClassifier(name, preprocessing.crop, len(prepared.classes)).eval()
-    weights.load_into(model, params.model, raw)
+    classifier = weights.load_into(model, params.model, raw)
+    details: dict[str, Any] = {}
+    if params.head == "own":
+        listed = own_head.read_classes(raw / download.CLASSES_FILE)
+        details["classifier"] = own_head.attach(model, classifier, prepared.classes, listed)
 
     def fill(directory: Path) -> dict[str, Any]:
-        details = {}
         if params.head == "probe":
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
         elif params.head == "imagenet1k":
@@ -52,6 +55,7 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         architecture=name,
         preprocessing=preprocessing,
         classes=prepared.classes,
+        pooling=model.pooling,
         no_accuracy=UNTRAINED if params.head == "none" else None,
     )
     artifact.write(destination, spec, fill)
@@ -65,7 +69,7 @@ def features(
     device: torch.device,
     threads: int,
 ) -> NDArray[np.float32]:
-    """The model's features, float32 (N, 2 × width), of images, uint8 (N, H, W, 3); the model is on `device`."""
+    """The model's features, float32 (N, F), of images, uint8 (N, H, W, 3); the model is on `device`."""
 
     def function(batch: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -1,50 +1,119 @@
-"""The classifier under study: a timm ViT, and one linear head over its tokens."""
+"""The model under study: a timm ViT, and one linear head over its pooled tokens, or none."""
 
 import math
 from typing import Any
 
 import timm
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from vitquant.errors import VitquantError
+from vitquant.artifact import Pooling, Spec
+from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models.names import check_name
 from vitquant.params import Images
 
 
 class ViTClassifier(nn.Module):
-    """A timm ViT and a linear head over the class token and the mean patch token, concatenated.
+    """A timm ViT and a linear head over its features: its tokens, pooled.
 
-    It gives the logits and, beside them, the class token after the backbone's last norm.
+    It gives the logits and, beside them, an embedding: the first `width` features, which are the class token after the
+    backbone's last norm where features begin with that. Without classes it gives the features alone, and has no head.
 
     Args:
         name: the timm architecture.
         image_size: height and width of the input, pixels.
         classes: number of classes C.
+        pooling: of the tokens.
 
     Raises:
         VitquantError: timm has no such ViT, or it has no class token.
     """
 
-    def __init__(self, name: str, image_size: int, classes: int) -> None:
+    def __init__(self, name: str, image_size: int, classes: int, pooling: Pooling = "tokens") -> None:
         super().__init__()
         self.backbone = create_backbone(name, image_size)
-        self.head = nn.Linear(2 * self.backbone.num_features, classes)
+        self.pooling = pooling
+        self.head: Any = nn.Linear(self.feature_width, classes) if classes else nn.Identity()
+
+    @property
+    def feature_width(self) -> int:
+        """Of the features, F."""
+        width = int(self.backbone.num_features)
+        return 2 * width if self.pooling in ("tokens", "two") else width
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 features (N, 2 × width): class token, mean patch token."""
-        tokens = self.backbone.forward_features(images)
-        patches = tokens[:, self.backbone.num_prefix_tokens :]
-        return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
+        """Normalised float32 images (N, 3, H, W) to float32 features (N, F)."""
+        return self.pool(self.backbone.forward_features(images))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block and norm, (N, T, width), to features (N, F)."""
+        if self.pooling == "own":
+            pooled: Tensor = self.backbone.forward_head(tokens, pre_logits=True)
+            return pooled
+        if self.pooling == "class":
+            return tokens[:, 0]
+        if self.pooling == "two":
+            return tokens[:, :2].flatten(1)
+        mean = tokens[:, self.backbone.num_prefix_tokens :].mean(dim=1)
+        return mean if self.pooling == "mean" else torch.cat([tokens[:, 0], mean], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
+        """Normalised float32 images (N, 3, H, W) to logits and embedding, float32 (N, C + width), or to (N, F)."""
         return self.outputs(self.features(images))
 
     def outputs(self, features: Tensor) -> Tensor:
-        """Features, float32 (N, 2 × width), to logits and class token, float32 (N, C + width)."""
+        """Features, float32 (N, F), to logits and embedding, float32 (N, C + width); or as they are."""
+        if isinstance(self.head, nn.Identity):
+            return features
         return torch.cat([self.head(features), features[:, : self.backbone.num_features]], dim=1)
+
+
+def own_pooling(backbone: Any) -> Pooling:
+    """What a timm ViT's own classifier reads, by a plainer name where there is one."""
+    if isinstance(backbone, VisionTransformerDistilled):
+        return "two"
+    plain = getattr(backbone, "attn_pool", None) is None and isinstance(getattr(backbone, "fc_norm", None), nn.Identity)
+    if plain and backbone.global_pool == "token":
+        return "class"
+    if plain and backbone.global_pool == "avg" and not backbone.pool_include_prefix:
+        return "mean"
+    return "own"
+
+
+def token_head(model: ViTClassifier) -> nn.Linear:
+    """The head as one over the class token and the mean patch token, concatenated: what native code computes.
+
+    Without classes it copies what is wanted of them; `embedding` then finds that in what the native code gives.
+
+    Returns:
+        A linear layer from 2 × width.
+
+    Raises:
+        UnsupportedError: it is none of these two tokens alone.
+    """
+    if model.pooling not in ("tokens", "class", "mean"):
+        raise UnsupportedError("its head reads more than the class token and the mean patch token")
+    width, head = model.backbone.num_features, model.head
+    if isinstance(head, nn.Identity):  # the class token is given in any case
+        weight = torch.zeros(1, width) if model.pooling == "class" else torch.eye(width)
+        bias = torch.zeros(len(weight))
+    else:
+        weight, bias = head.weight, head.bias
+    if model.pooling != "tokens":
+        nothing = torch.zeros_like(weight)
+        weight = torch.cat([weight, nothing] if model.pooling == "class" else [nothing, weight], dim=1)
+    whole = nn.Linear(weight.shape[1], len(weight), device="meta").requires_grad_(False)
+    whole.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return whole
+
+
+def embedding(outputs: Tensor, spec: Spec) -> Tensor:
+    """Of what native code gives with a `token_head`, (N, rows + width), what the artifact gives, as a view."""
+    if spec.classes:
+        return outputs
+    return outputs[:, 1:] if spec.pooling == "class" else outputs[:, : outputs.shape[1] // 2]
 
 
 def create_backbone(name: str, image_size: int, **options: Any) -> Any:

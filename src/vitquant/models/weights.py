@@ -20,17 +20,22 @@ from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "student.", "teacher.")  # of known wrappers
+CLASSIFIER = ("head.", "head_dist.")  # what timm's names of it begin with
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 
-def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
+def load_into(model: ViTClassifier, params: Model, raw: Path) -> dict[str, Tensor]:
     """Fill the model's backbone from the raw weights; its head is left alone.
+
+    Returns:
+        The tensors of the classifier that lies beside them, by timm's names; none, where there is none.
 
     Raises:
         VitquantError: the file cannot be read, or a weight is missing, left over, of another shape, or not finite.
     """
     backbone = model.backbone
     file = raw / download.file_name(params)
+    classifier: dict[str, Tensor] = {}
     if isinstance(params, RandomModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed)
@@ -38,10 +43,11 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
     elif isinstance(params, OnnxWheelModel):
         weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
     else:
-        weights = _backbone_only(read(file))
+        weights, classifier = _parts(read(file))
         _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
+    return classifier
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -132,20 +138,18 @@ def _check_unpacked_size(file: Path) -> None:
 _MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
 
 
-def _backbone_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Under timm's names: without prefixes that all share, the classifier, and the mask token of pretraining."""
+def _parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Backbone and classifier under timm's names, without prefixes that all share and pretraining's mask token."""
+    classifier: dict[str, Tensor] = {}
     prefix: str | None = ""
     while prefix is not None:
-        names = {name.removeprefix(prefix): name for name in tensors}
-        tensors = {
-            short: tensors[name]
-            for short, name in names.items()
-            if short != "mask_token" and not short.startswith("head.")
-        }
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        classifier |= {name: tensor for name, tensor in tensors.items() if name.startswith(CLASSIFIER)}
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token" and name not in classifier}
         prefix = next(
             (known for known in PREFIXES if tensors and all(name.startswith(known) for name in tensors)), None
         )
-    return tensors
+    return tensors, classifier
 
 
 def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_dinov2: bool) -> None:

@@ -10,8 +10,8 @@ A method is one module in this package: a file, or a folder where it has kernels
   uint8 (N, H, W, 3);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
-  class token after the backbone's last norm, whose width is D; it may be called from several threads at once, and
-  computes with as many threads as PyTorch has where it is loaded and called.
+  embedding, of width D (vitquant.models.vit); it may be called from several threads at once, and computes with as many
+  threads as PyTorch has where it is loaded and called.
 
 and, where importing the module does not load all of the engine's libraries,
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
+from vitquant.models.vit import embedding, token_head
 from vitquant.params import Section
 from vitquant.predictor import write_weights
 from vitquant.quantization import rounding, smoothing
@@ -48,6 +49,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     """
     model = load_model(fp32)
     add_biases(model)
+    model.head = token_head(model)
     description = describe(model)
     tensors: dict[str, Tensor] = {}
     most = Library().largest_weight_sum  # compiled now, and not when it is first loaded
@@ -73,7 +75,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     packed = classifier.read(artifact)
 
     def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(packed.forward(images.numpy(), torch.get_num_threads()))
+        return embedding(torch.from_numpy(packed.forward(images.numpy(), torch.get_num_threads())), artifact.spec)
 
     return forward
 

@@ -22,12 +22,13 @@ from vitquant import cache
 from vitquant.artifact import Artifact
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import check_tensors, empty_model, load_model
+from vitquant.models.vit import embedding, token_head
 from vitquant.parallel import choose_device
 from vitquant.params import Section
 from vitquant.predictor import read_weights, write_weights
 from vitquant.recipes.vitquant_gpu import weights
 from vitquant.recipes.vitquant_gpu.reference import Reference
-from vitquant.recipes.vitquant_gpu.shape import shape_of
+from vitquant.recipes.vitquant_gpu.shape import Shape, shape_of
 from vitquant.traits import Traits
 
 
@@ -59,7 +60,9 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
         UnsupportedError: the kernels do not take this model.
     """
     device = choose_device("auto")
-    model = load_model(fp32).to(device)
+    model = load_model(fp32)
+    model.head = token_head(model)
+    model.to(device)
     shape_of(model)
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration).to(device))
     tensors, details = weights.quantize(model, images, options.format, static=options.scales == "static")
@@ -79,15 +82,22 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         check_capability(needed, device)
     static = options.scales == "static"
     model, tensors = empty_model(artifact), read_weights(artifact.path)
+    model.head = token_head(model)
     check_tensors(artifact, tensors, weights.expected(model, options.format, static=static))
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
     model.load_state_dict(rest, strict=False, assign=True)
-    positions = weights.positions(model, shape_of(model))
+    network = _network(tensors, weights.positions(model, shape_of(model)), shape_of(model), device, static=static)
+    return network if artifact.spec.classes else lambda images: embedding(network(images), artifact.spec)
+
+
+def _network(
+    tensors: dict[str, Tensor], positions: Tensor, shape: Shape, device: torch.device, *, static: bool
+) -> Callable[[Tensor], Tensor]:
     if device.type == "cpu":
-        return Reference(tensors, positions, shape_of(model), static=static)
+        return Reference(tensors, positions, shape, static=static)
     cache.for_inductor()  # Triton keeps its kernels there
     from vitquant.recipes.vitquant_gpu.graphs import Graphs  # Triton is for GPUs
     from vitquant.recipes.vitquant_gpu.launch import Gpu
     from vitquant.recipes.vitquant_gpu.network import Network
 
-    return Graphs(Network(tensors, positions, shape_of(model), Gpu.of(device), device, static=static))
+    return Graphs(Network(tensors, positions, shape, Gpu.of(device), device, static=static))
