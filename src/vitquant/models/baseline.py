@@ -1,5 +1,6 @@
 """The FP32 classifier: the study's ViT with its weights, and its linear head."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     details: dict[str, Any] = {}
     if params.head == "own":
         listed = own_head.read_classes(raw / download.CLASSES_FILE)
-        details["classifier"] = own_head.attach(model, classifier, prepared.classes, listed)
+        details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
+        print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
 
     def fill(directory: Path) -> dict[str, Any]:
         if params.head == "probe":

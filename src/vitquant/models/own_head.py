@@ -1,6 +1,5 @@
 """The classifier that a checkpoint has, its rows those of the study's classes."""
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +44,6 @@ def attach(
             "check model.name and the weights file"
         )
     rows, by = _rows(classes, len(weight), listed)
-    print(f"baseline: the classifier's {len(weight)} classes: {by}", file=sys.stderr)
     model.head = nn.Linear(weight.shape[1], len(rows)).requires_grad_(False)
     model.head.weight.copy_(weight[rows])
     model.head.bias.copy_(bias[rows])

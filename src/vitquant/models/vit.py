@@ -82,13 +82,10 @@ def own_pooling(backbone: Any) -> Pooling:
     return "own"
 
 
-def token_head(model: ViTClassifier) -> nn.Linear:
-    """The head as one over the class token and the mean patch token, concatenated: what native code computes.
+def use_token_head(model: ViTClassifier) -> None:
+    """Make the head one over the class token and the mean patch token, concatenated, in place: as native code has it.
 
     Without classes it copies what is wanted of them; `embedding` then finds that in what the native code gives.
-
-    Returns:
-        A linear layer from 2 × width.
 
     Raises:
         UnsupportedError: it is none of these two tokens alone.
@@ -106,11 +103,11 @@ def token_head(model: ViTClassifier) -> nn.Linear:
         weight = torch.cat([weight, nothing] if model.pooling == "class" else [nothing, weight], dim=1)
     whole = nn.Linear(weight.shape[1], len(weight), device="meta").requires_grad_(False)
     whole.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-    return whole
+    model.head, model.pooling = whole, "tokens"
 
 
 def embedding(outputs: Tensor, spec: Spec) -> Tensor:
-    """Of what native code gives with a `token_head`, (N, rows + width), what the artifact gives, as a view."""
+    """Of what native code gives after `use_token_head`, (N, rows + width), what the artifact gives, as a view."""
     if spec.classes:
         return outputs
     return outputs[:, 1:] if spec.pooling == "class" else outputs[:, : outputs.shape[1] // 2]

@@ -43,7 +43,7 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> dict[str, Tenso
     elif isinstance(params, OnnxWheelModel):
         weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
     else:
-        weights, classifier = _parts(read(file))
+        weights, classifier = parts(read(file))
         _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
@@ -138,7 +138,7 @@ def _check_unpacked_size(file: Path) -> None:
 _MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
 
 
-def _parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Backbone and classifier under timm's names, without prefixes that all share and pretraining's mask token."""
     classifier: dict[str, Tensor] = {}
     prefix: str | None = ""

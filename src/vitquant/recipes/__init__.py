@@ -7,7 +7,7 @@ A method is one module in this package: a file, or a folder where it has kernels
   the types of device that `load` takes;
 - `build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict`, which writes
   the weights into `directory` and returns details worth recording; `calibration` are images of the train split,
-  uint8 (N, H, W, 3);
+  uint8 (N, H, W, 3), or what `Preprocessing.normalise` makes of them, and hands on: float32 (N, 3, H, W);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
   embedding, of width D (vitquant.models.vit); it may be called from several threads at once, and computes with as many
@@ -27,7 +27,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -98,11 +97,12 @@ def check(params: Params, file: Path) -> None:
         )
 
 
-def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[np.uint8]) -> None:
+def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[Any]) -> None:
     """Apply recipe `name` to the FP32 artifact at `fp32` and write the artifact `destination`.
 
     Args:
-        calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations.
+        calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations; or
+            preprocessed, float32 (N, 3, H, W).
     """
     options = check_options(name, recipe)
     source = artifact.open_artifact(fp32)

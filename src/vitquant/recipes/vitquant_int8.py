@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
-from vitquant.models.vit import embedding, token_head
+from vitquant.models.vit import embedding, use_token_head
 from vitquant.params import Section
 from vitquant.predictor import write_weights
 from vitquant.quantization import rounding, smoothing
@@ -49,7 +49,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     """
     model = load_model(fp32)
     add_biases(model)
-    model.head = token_head(model)
+    use_token_head(model)
     description = describe(model)
     tensors: dict[str, Tensor] = {}
     most = Library().largest_weight_sum  # compiled now, and not when it is first loaded

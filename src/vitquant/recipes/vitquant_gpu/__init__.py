@@ -22,7 +22,7 @@ from vitquant import cache
 from vitquant.artifact import Artifact
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import check_tensors, empty_model, load_model
-from vitquant.models.vit import embedding, token_head
+from vitquant.models.vit import embedding, use_token_head
 from vitquant.parallel import choose_device
 from vitquant.params import Section
 from vitquant.predictor import read_weights, write_weights
@@ -61,7 +61,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     """
     device = choose_device("auto")
     model = load_model(fp32)
-    model.head = token_head(model)
+    use_token_head(model)
     model.to(device)
     shape_of(model)
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration).to(device))
@@ -82,7 +82,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         check_capability(needed, device)
     static = options.scales == "static"
     model, tensors = empty_model(artifact), read_weights(artifact.path)
-    model.head = token_head(model)
+    use_token_head(model)
     check_tensors(artifact, tensors, weights.expected(model, options.format, static=static))
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
     model.load_state_dict(rest, strict=False, assign=True)
