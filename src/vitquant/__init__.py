@@ -4,14 +4,9 @@
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vitquant.quantized import load as load
-    from vitquant.quantized import quantize as quantize
-    from vitquant.quantized import save as save
-
-OF_QUANTIZED = ("load", "quantize", "save")
+OF_QUANTIZED = ("Quantized", "load", "quantize", "save")  # whose types are in __init__.pyi
 
 
 def __getattr__(name: str) -> Any:
