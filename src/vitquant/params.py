@@ -144,6 +144,14 @@ class Probe(Section):
     seed: Seed
 
 
+class Embedding(Section):
+    """What `head: features` gives, and the k nearest neighbours that classify by it."""
+
+    pooling: Literal["class", "mean", "own"]
+    neighbours: PositiveInt
+    temperature: Annotated[float, Field(gt=0, le=1)]
+
+
 class Recipe(BaseModel):
     """A recipe: its method (a file of vitquant.recipes) and that method's own options, checked there."""
 
@@ -240,8 +248,9 @@ class Params(Section):
     model: Annotated[Model, Field(discriminator="source")]
     data: Annotated[Data, Field(discriminator="source")]
     max_slowdown: Annotated[float, Field(gt=1)]
-    head: Literal["probe", "own", "imagenet1k", "none"]
+    head: Literal["probe", "own", "features", "imagenet1k", "none"]
     probe: Probe
+    embedding: Embedding
     calibration: Calibration
     recipes: dict[RecipeName, Recipe]
     evaluate: Evaluate

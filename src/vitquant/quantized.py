@@ -27,7 +27,7 @@ from vitquant.artifact import SPEC_FILE, Artifact, Spec
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.images import ImageSource, Preprocessing
 from vitquant.models import own_head, weights
-from vitquant.models.vit import ViTClassifier, own_pooling
+from vitquant.models.vit import ViTClassifier, own_embedding
 from vitquant.params import BASELINE, Recipe
 from vitquant.predictor import write_weights
 from vitquant.traits import FP32
@@ -202,7 +202,7 @@ def _copy(model: nn.Module) -> tuple[ViTClassifier, str, Preprocessing]:
         )
     state = {key: tensor.detach().float().cpu() for key, tensor in model.state_dict().items()}
     backbone, classifier = weights.parts(state)
-    copy = ViTClassifier(name, size[0], 0, own_pooling(model)).requires_grad_(False).eval()
+    copy = ViTClassifier(name, size[0], 0, own_embedding(model)).requires_grad_(False).eval()
     expected = copy.backbone.state_dict()
     if {key: tensor.shape for key, tensor in backbone.items()} != {key: each.shape for key, each in expected.items()}:
         raise VitquantError(f"the model is not {name} as timm.create_model({name!r}) makes it: its layers are others")

@@ -1,4 +1,4 @@
-"""The FP32 classifier: the study's ViT with its weights, and its linear head."""
+"""The FP32 model: the study's ViT with its weights, and its linear head or none."""
 
 import sys
 from pathlib import Path
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitquant import artifact
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models import download, imagenet_head, own_head, probe, weights
-from vitquant.models.vit import ViTClassifier
+from vitquant.models.vit import ViTClassifier, own_embedding
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Evaluate, Params
 from vitquant.predictor import write_weights
@@ -41,6 +42,9 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
         print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
 
+    elif params.head == "features":
+        _give_features(model, params)
+
     def fill(directory: Path) -> dict[str, Any]:
         if params.head == "probe":
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
@@ -56,11 +60,20 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         traits=FP32,
         architecture=name,
         preprocessing=preprocessing,
-        classes=prepared.classes,
+        classes=[] if params.head == "features" else prepared.classes,
         pooling=model.pooling,
         no_accuracy=UNTRAINED if params.head == "none" else None,
     )
     artifact.write(destination, spec, fill)
+
+
+def _give_features(model: ViTClassifier, params: Params) -> None:
+    """Leave the model without a head, with the pooling that the study wants."""
+    pooling = params.embedding.pooling
+    if pooling == "class" and model.backbone.cls_token is None:
+        raise VitquantError(f"embedding.pooling: {params.model.name} has no class token: take mean or own")
+    model.pooling = own_embedding(model.backbone) if pooling == "own" else pooling
+    model.head = nn.Identity()
 
 
 def features(

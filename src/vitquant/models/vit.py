@@ -82,6 +82,12 @@ def own_pooling(backbone: Any) -> Pooling:
     return "own"
 
 
+def own_embedding(backbone: Any) -> Pooling:
+    """What a timm ViT gives without its classifier: of two tokens it is their mean."""
+    pooling = own_pooling(backbone)
+    return "own" if pooling == "two" else pooling
+
+
 def use_token_head(model: ViTClassifier) -> None:
     """Make the head one over the class token and the mean patch token, concatenated, in place: as native code has it.
 

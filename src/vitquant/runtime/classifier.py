@@ -96,6 +96,8 @@ def check(artifact: Artifact) -> None:
     """
     if artifact.spec.method != METHOD:
         raise VitquantError(f"{artifact.path} is of method {artifact.spec.method}: only {METHOD} runs without PyTorch")
+    if not artifact.spec.classes:
+        raise VitquantError(f"{artifact.path} gives embeddings: without PyTorch only classifiers run")
     if artifact.spec.unavailable:
         raise UnsupportedError(f"{artifact.path / SPEC_FILE}: {artifact.spec.unavailable}")
 
