@@ -14,7 +14,7 @@ CPU = "cpu"
 
 def metrics(study: Study) -> dict[str, Any]:
     """The content of metrics.json: keys carry their unit, and intervals a key of their own beside."""
-    facts = study.facts.model_dump(exclude={"crop"})
+    facts = study.facts.model_dump(exclude={"crop"}, exclude_none=True)
     environment = study.environment.model_dump(mode="json", exclude_none=True)
     recipes = {name: _metrics(recipe) for name, recipe in study.recipes.items()}
     return {"study": facts, "environment": environment, "recipes": recipes}

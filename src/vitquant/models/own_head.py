@@ -43,10 +43,10 @@ def attach(
             f"head: own: the classifier reads {weight.shape[1]} features, and the model gives {model.feature_width}: "
             "check model.name and the weights file"
         )
-    rows, by = _rows(classes, len(weight), listed)
-    model.head = nn.Linear(weight.shape[1], len(rows)).requires_grad_(False)
-    model.head.weight.copy_(weight[rows])
-    model.head.bias.copy_(bias[rows])
+    chosen, by = rows(classes, len(weight), listed)
+    model.head = nn.Linear(weight.shape[1], len(chosen)).requires_grad_(False)
+    model.head.weight.copy_(weight[chosen])
+    model.head.bias.copy_(bias[chosen])
     return {"classes": len(weight), "rows": by}
 
 
@@ -87,8 +87,17 @@ def _matrix(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _rows(classes: Sequence[str], count: int, listed: Sequence[str] | None) -> tuple[list[int], str]:
-    """The classifier's row of each class, and what that is known by."""
+def rows(classes: Sequence[str], count: int, listed: Sequence[str] | None) -> tuple[list[int], str]:
+    """The classifier's row of each class, and what that is known by.
+
+    Args:
+        classes: of the study.
+        count: of the classifier's classes.
+        listed: those, in its order, where the study says them.
+
+    Raises:
+        VitquantError: they are not the study's.
+    """
     subset = infer_imagenet_subset({"num_classes": count})
     if listed is not None:
         names, by = list(listed), "by model.classes"
