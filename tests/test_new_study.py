@@ -100,7 +100,8 @@ def test_an_edited_study_is_not_overwritten(images: Path, tmp_path: Path) -> Non
     [
         ({"images": Path("nowhere")}, "--images: nowhere is not a folder"),
         ({"model": "resnet18"}, "model.name: 'resnet18' is of timm's module resnet: "),
-        ({"weights": Path("nowhere.pth")}, "nowhere.pth is missing"),
+        ({"weights": Path("nowhere.pth")}, "--weights: nowhere.pth is not a file: name the one to use"),
+        ({"classes": Path("nowhere")}, "--classes: nowhere is not a file"),
         ({"name": "a b"}, "--name: 'a b': take letters, digits, - and _ alone"),
     ],
 )

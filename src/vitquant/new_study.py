@@ -51,13 +51,16 @@ def write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
     """
     check_name(wanted.model)
     data = {
-        "source": "folder", "path": str(wanted.images.absolute()), "val_fraction": VAL_FRACTION, "resize": "auto",
+        "source": "folder", "path": str(wanted.images.resolve()), "val_fraction": VAL_FRACTION, "resize": "auto",
         "crop": "auto", "interpolation": "auto", "seed": 0, "on_undecodable": "skip", "max_megapixels": 80,
     }  # fmt: skip
     if wanted.name and not NAME.fullmatch(wanted.name):
         raise VitquantError(f"--name: {wanted.name!r}: take letters, digits, - and _ alone")
     if not wanted.images.is_dir():
         raise VitquantError(f"--images: {wanted.images} is not a folder: name one that holds a folder per class")
+    for option, file in (("--weights", wanted.weights), ("--classes", wanted.classes)):
+        if file and not file.is_file():
+            raise VitquantError(f"{option}: {file} is not a file: name the one to use")
     samples = folder.samples(FolderData.model_validate(data), wanted.images)
     split = [sample.split for sample in samples]
     train = split.count("train") if any(split) else round((1 - VAL_FRACTION) * len(samples))
@@ -86,8 +89,8 @@ def write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
 
 
 def _model(wanted: Wanted) -> dict[str, str]:
-    source = {"source": "file", "path": str(wanted.weights.absolute())} if wanted.weights else {"source": "timm"}
-    classes = {"classes": str(wanted.classes.absolute())} if wanted.classes else {}
+    source = {"source": "file", "path": str(wanted.weights.resolve())} if wanted.weights else {"source": "timm"}
+    classes = {"classes": str(wanted.classes.resolve())} if wanted.classes else {}
     return {"name": wanted.model, **source, **classes}
 
 

@@ -8,10 +8,12 @@ import pytest
 
 from vitquant import artifact, recipes
 from vitquant.data.prepared import Prepared
-from vitquant.errors import VitquantError
+from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.models import baseline
+from vitquant.models.vit import ViTClassifier
 from vitquant.params import Params, RandomModel
-from vitquant.runtime import classifier
+from vitquant.predictor import write_weights
+from vitquant.runtime import bundle, classifier
 
 from .examples import EXAMPLES, Run
 from .vision_transformer import vit_of_the_normed_mean, vit_with_registers
@@ -68,6 +70,25 @@ def test_embeddings_are_fp32s_but_for_rounding(
     if example == "vitquant-int8":
         with pytest.raises(VitquantError, match="gives embeddings: without PyTorch only classifiers run"):
             classifier.load(path)
+
+
+@pytest.mark.parametrize("example", ["vitquant-gpu-int8", "vitquant-int8"])
+def test_a_classifier_of_the_mean_patch_token(
+    example: str, fp32: Path, prepared: Prepared, calibration, tmp_path: Path
+) -> None:
+    """Beside its logits stands what it reads, not the class token; a bundle, which has no room for that, is refused."""
+    name = vit_with_registers.__name__
+    model = ViTClassifier(name, 64, 6, "mean").requires_grad_(False)
+    own = artifact.open_artifact(fp32).spec.model_copy(update={"architecture": name, "pooling": "mean", "files": {}})
+    artifact.write(tmp_path / "fp32", own, lambda folder: write_weights(folder, model.state_dict()) or {})
+    recipes.build(example, EXAMPLES[example].recipe, tmp_path / "fp32", tmp_path / example, calibration)
+    images = np.array(prepared.images("val")[:5])
+    expected, found = (recipes.load(tmp_path / each).outputs(images) for each in ("fp32", example))
+    assert expected.shape == found.shape == (5, 6 + 128)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    if example == "vitquant-int8":
+        with pytest.raises(UnsupportedError, match="bundles are for classifiers that read the class token"):
+            bundle.write(artifact.open_artifact(tmp_path / example), tmp_path / "bundle")
 
 
 def test_what_native_code_cannot_pool(params: Params, prepared: Prepared, calibration, tmp_path: Path) -> None:

@@ -211,6 +211,7 @@ def test_a_study_of_embeddings(params: Params, inputs: Inputs) -> None:
     assert row["same nearest %"] == "87.50"
     assert float(row["cosine, 1st percentile"]) >= 0.5 / np.hypot(1, 0.5) - 1e-4
     assert row["k-NN top-1 %"] == f"{100 * 18 / 24:.2f}"
+    assert flat.summary(study)["dynamic-int8"]["class_token_p1_cosine"] == float(row["cosine, 1st percentile"])
     report = build.markdown(embeddings, content, [])
     assert "It gives embeddings (the class token). Top-1, in all that follows, is that of the 5 nearest" in report
     assert "87.50 % of the images have the same nearest neighbour; `dynamic-int8` differs in k-NN top-1 by" in report

@@ -48,8 +48,13 @@ def _keys(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:
 
 
 def summary(study: Study) -> dict[str, dict[str, float]]:
-    """The content of summary.json, what `dvc metrics diff` shows: per recipe top-1, speed-up and size, rounded."""
+    """The content of summary.json, what `dvc metrics diff` shows: per recipe top-1, speed-up and size, rounded.
+
+    Of embeddings also the 1st percentile of their cosine to FP32's.
+    """
     digits = {"top1_pct": 2, f"speedup_b{study.sizes[0]}_x": 1, "size_mb": 1}
+    if study.facts.embedding:
+        digits = {"class_token_p1_cosine": 4, **digits}
     flat = metrics(study)["recipes"]
     return {
         name: {key: round(recipe[key], digits[key]) for key in digits if key in recipe} for name, recipe in flat.items()

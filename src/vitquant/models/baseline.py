@@ -41,7 +41,6 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         listed = own_head.read_classes(raw / download.CLASSES_FILE)
         details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
         print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
-
     elif params.head == "features":
         _give_features(model, params)
 

@@ -34,7 +34,8 @@ def fetch(params: Model, head: str, raw: Path) -> None:
         download(params.url, target, "sha256", params.sha256, key="model.url")
     elif isinstance(params, FileModel):
         if not Path(params.path).is_file():
-            raise VitquantError(f"model.path: {params.path} is not a file: name the weights file to use")
+            inside = ", the one in it, model.safetensors" if Path(params.path, "model.safetensors").is_file() else ""
+            raise VitquantError(f"model.path: {params.path} is not a file: name the weights file to use{inside}")
         shutil.copyfile(params.path, target)
     elif isinstance(params, TimmModel):
         _save_timm_weights(params.name, target)

@@ -91,7 +91,7 @@ def own_embedding(backbone: Any) -> Pooling:
 def use_token_head(model: ViTClassifier) -> None:
     """Make the head one over the class token and the mean patch token, concatenated, in place: as native code has it.
 
-    Without classes it copies what is wanted of them; `embedding` then finds that in what the native code gives.
+    What is wanted beside the logits, and native code does not give by itself, it copies: `wanted` then finds that.
 
     Raises:
         UnsupportedError: it is none of these two tokens alone.
@@ -99,24 +99,29 @@ def use_token_head(model: ViTClassifier) -> None:
     if model.pooling not in ("tokens", "class", "mean"):
         raise UnsupportedError("its head reads more than the class token and the mean patch token")
     width, head = model.backbone.num_features, model.head
-    if isinstance(head, nn.Identity):  # the class token is given in any case
-        weight = torch.zeros(1, width) if model.pooling == "class" else torch.eye(width)
-        bias = torch.zeros(len(weight))
-    else:
+    if isinstance(head, nn.Linear):
         weight, bias = head.weight, head.bias
-    if model.pooling != "tokens":
-        nothing = torch.zeros_like(weight)
-        weight = torch.cat([weight, nothing] if model.pooling == "class" else [nothing, weight], dim=1)
+    else:
+        weight, bias = torch.zeros(0, model.feature_width), torch.zeros(0)
+    if model.pooling == "mean":  # the class token comes in any case, the mean patch token does not
+        weight = torch.cat([weight, torch.eye(width, device=weight.device)])
+        weight = torch.cat([torch.zeros_like(weight), weight], dim=1)
+    elif model.pooling == "class":
+        weight = torch.cat([weight, torch.zeros_like(weight)], dim=1)
+        if not len(weight):  # native code has a class at least
+            weight = torch.zeros(1, 2 * width)
+    bias = torch.cat([bias, torch.zeros(len(weight) - len(bias), device=bias.device)])
     whole = nn.Linear(weight.shape[1], len(weight), device="meta").requires_grad_(False)
     whole.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     model.head, model.pooling = whole, "tokens"
 
 
-def embedding(outputs: Tensor, spec: Spec) -> Tensor:
+def wanted(outputs: Tensor, spec: Spec) -> Tensor:
     """Of what native code gives after `use_token_head`, (N, rows + width), what the artifact gives, as a view."""
-    if spec.classes:
-        return outputs
-    return outputs[:, 1:] if spec.pooling == "class" else outputs[:, : outputs.shape[1] // 2]
+    classes = len(spec.classes)
+    if spec.pooling == "mean":
+        return outputs[:, : (outputs.shape[1] + classes) // 2]
+    return outputs if classes else outputs[:, 1:]
 
 
 def create_backbone(name: str, image_size: int, **options: Any) -> Any:

@@ -1,8 +1,11 @@
 """A ViT's weights, from the place that `model.source` names, into the model."""
 
+import argparse
 import math
 import pickle
+import sys
 import zipfile
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,28 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import download, onnx_vit, position
+from vitquant.models import download, onnx_vit, position, transformers_vit
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "student.", "teacher.")  # of known wrappers
 CLASSIFIER = ("head.", "head_dist.")  # what timm's names of it begin with
+ATTRIBUTE_DICT = (  # Lightning's, whatever its package's name
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
+
+
+class Settings(dict[str, Any]):
+    """Hyperparameters that a checkpoint holds, which nothing reads."""
+
+
+HARMLESS: list[Any] = [argparse.Namespace, *((Settings, name) for name in ATTRIBUTE_DICT)]
+"""What training scripts, timm's and Lightning's, leave beside the tensors: reading it runs no code."""
 
 
 def load_into(model: ViTClassifier, params: Model, raw: Path) -> dict[str, Tensor]:
@@ -110,7 +127,8 @@ def _read_safetensors(file: Path) -> Any:
 def _read_checkpoint(file: Path) -> Any:
     try:
         _check_unpacked_size(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, VitquantError):
         raise
     except Exception as error:  # a broken pickle can raise any
@@ -140,6 +158,7 @@ _MEND = "it is broken or of another format; check it, then run `dvc repro -f fet
 
 def parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Backbone and classifier under timm's names, without prefixes that all share and pretraining's mask token."""
+    tensors = transformers_vit.under_timms_names(tensors)
     classifier: dict[str, Tensor] = {}
     prefix: str | None = ""
     while prefix is not None:
@@ -163,6 +182,13 @@ def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_d
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
         return
     grid = backbone.patch_embed.grid_size
+    if math.isqrt(patches) != grid[0]:
+        before, after = (f"{side} × {side}" for side in (math.isqrt(patches), grid[0]))
+        print(
+            f"baseline: the weights are for another input size: position embeddings are resized from {before} patches "
+            f"to {after}",
+            file=sys.stderr,
+        )
     if like_dinov2:
         weights["pos_embed"] = position.resize(embedding[:, :1], embedding[:, 1:], grid[0], DINOV2_OFFSET)
     else:
@@ -178,13 +204,28 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> 
             problems.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
         elif not torch.isfinite(tensor.float()).all():
             problems.append(f"{name} holds NaN or infinity")
-    if problems:
-        columns = takewhile(
-            lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in weights), strict=False)
+    if not problems:
+        return
+    columns = takewhile(lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in weights), strict=False))
+    prefix = ".".join(parts[0] for parts in columns)
+    if prefix and prefix.partition(".")[0] not in {name.partition(".")[0] for name in expected}:
+        raise VitquantError(
+            f"{file} does not fit the model: all its names begin with {prefix + '.'!r}: save them without that"
         )
-        prefix = ".".join(parts[0] for parts in columns)
-        if prefix and prefix.partition(".")[0] not in {name.partition(".")[0] for name in expected}:
-            raise VitquantError(
-                f"{file} does not fit the model: all its names begin with {prefix + '.'!r}: save them without that"
-            )
-        raise VitquantError(f"{file} does not fit the model: {_shown(problems)}: check model.name and the weights file")
+    if not set(weights) & set(expected):
+        raise VitquantError(
+            f"{file} holds no ViT by timm's names, but {', '.join(list(weights)[:3])}, …: take a checkpoint of "
+            "model.name"
+        )
+    ours, theirs = _size(weights), _size(expected)
+    sizes = f"it is {ours}, the model {theirs}; " if ours != theirs else ""
+    raise VitquantError(
+        f"{file} does not fit the model: {sizes}{_shown(problems)}: check model.name and the weights file"
+    )
+
+
+def _size(weights: Mapping[str, Tensor]) -> str:
+    """Of a ViT, in words."""
+    embedding = weights.get("patch_embed.proj.weight")
+    numbers = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    return f"{'?' if embedding is None else len(embedding)} wide with {len(numbers)} blocks"

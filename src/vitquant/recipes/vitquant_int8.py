@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vitquant.artifact import Artifact
 from vitquant.errors import UnsupportedError
 from vitquant.models.loading import load_model
-from vitquant.models.vit import embedding, use_token_head
+from vitquant.models.vit import use_token_head, wanted
 from vitquant.params import Section
 from vitquant.predictor import write_weights
 from vitquant.quantization import rounding, smoothing
@@ -75,7 +75,7 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     packed = classifier.read(artifact)
 
     def forward(images: Tensor) -> Tensor:
-        return embedding(torch.from_numpy(packed.forward(images.numpy(), torch.get_num_threads())), artifact.spec)
+        return wanted(torch.from_numpy(packed.forward(images.numpy(), torch.get_num_threads())), artifact.spec)
 
     return forward
 

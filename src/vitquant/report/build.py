@@ -108,9 +108,8 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
     return {
         "title": escape(facts.name),
         "study": f"{code(facts.model)} on {escape(facts.data)}: {facts.eval_images:,} validation images, "
-        f"{facts.classes} classes, on {escape(machine.cpu)}.",
+        f"{facts.classes} classes, on {escape(machine.cpu)}.{prose.embedding(study, params)}",
         "answer": answer.answer(findings),
-        "embedding": prose.embedding(study, params),
         "summary_table": tables.summary(study, marked=recommended(study)),
         "unavailable": tables.unavailable(study),
         "where": f"{code(facts.model)} on {escape(facts.data)}, on the CPU, {escape(machine.cpu)}, "

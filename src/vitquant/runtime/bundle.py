@@ -42,6 +42,8 @@ def write(artifact: Artifact, out: Path) -> None:
     packed = classifier.read(artifact, library)
     whole, addresses = packed.image()
     its, spec = packed.description, artifact.spec
+    if its.classes != len(spec.classes):
+        raise UnsupportedError("bundles are for classifiers that read the class token: this one reads patches alone")
     with files.atomic(out) as partial:
         partial.mkdir()
         whole.tofile(partial / "network.bin")

@@ -22,7 +22,7 @@ from vitquant import cache
 from vitquant.artifact import Artifact
 from vitquant.engines.capability import check_capability
 from vitquant.models.loading import check_tensors, empty_model, load_model
-from vitquant.models.vit import embedding, use_token_head
+from vitquant.models.vit import use_token_head, wanted
 from vitquant.parallel import choose_device
 from vitquant.params import Section
 from vitquant.predictor import read_weights, write_weights
@@ -87,7 +87,8 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
     model.load_state_dict(rest, strict=False, assign=True)
     network = _network(tensors, weights.positions(model, shape_of(model)), shape_of(model), device, static=static)
-    return network if artifact.spec.classes else lambda images: embedding(network(images), artifact.spec)
+    plain = artifact.spec.classes and artifact.spec.pooling != "mean"
+    return network if plain else lambda images: wanted(network(images), artifact.spec)
 
 
 def _network(
