@@ -99,10 +99,10 @@ def use_token_head(model: ViTClassifier) -> None:
     if model.pooling not in ("tokens", "class", "mean"):
         raise UnsupportedError("its head reads more than the class token and the mean patch token")
     width, head = model.backbone.num_features, model.head
+    weight: Tensor = torch.zeros(0, model.feature_width)
+    bias: Tensor = torch.zeros(0)
     if isinstance(head, nn.Linear):
         weight, bias = head.weight, head.bias
-    else:
-        weight, bias = torch.zeros(0, model.feature_width), torch.zeros(0)
     if model.pooling == "mean":  # the class token comes in any case, the mean patch token does not
         weight = torch.cat([weight, torch.eye(width, device=weight.device)])
         weight = torch.cat([torch.zeros_like(weight), weight], dim=1)

@@ -23,6 +23,7 @@ from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "student.", "teacher.")  # of known wrappers
+COUNTER = ".num_batches_tracked"  # of batch norms, which are no weights
 CLASSIFIER = ("head.", "head_dist.")  # what timm's names of it begin with
 ATTRIBUTE_DICT = (  # Lightning's, whatever its package's name
     "lightning.fabric.utilities.data.AttributeDict",
@@ -33,11 +34,7 @@ ATTRIBUTE_DICT = (  # Lightning's, whatever its package's name
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 
-class Settings(dict[str, Any]):
-    """Hyperparameters that a checkpoint holds, which nothing reads."""
-
-
-HARMLESS: list[Any] = [argparse.Namespace, *((Settings, name) for name in ATTRIBUTE_DICT)]
+HARMLESS: list[Any] = [argparse.Namespace, *((dict, name) for name in ATTRIBUTE_DICT)]
 """What training scripts, timm's and Lightning's, leave beside the tensors: reading it runs no code."""
 
 
@@ -84,7 +81,11 @@ def read(file: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     items = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in items
+        if isinstance(name, str) and isinstance(value, Tensor) and not name.endswith(COUNTER)
+    }
     if not tensors:
         found = f"the keys {', '.join(map(_key, list(content)[:5]))}" if items else f"a {type(content).__name__}"
         raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")
