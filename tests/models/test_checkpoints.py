@@ -206,7 +206,7 @@ def test_another_input_size_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("name", "says"),
     [
         ("vit_tiny_patch16_224", "it is 192 wide with 12 blocks, the model 64 wide with 6 blocks; "),
-        ("resnet10t", "holds no ViT by timm's names, but conv1.0.weight, conv1.1.weight, "),
+        ("resnet10t", "holds no ViT by timm's names, but bn1.bias, bn1.running_mean, "),
     ],
 )
 def test_a_checkpoint_of_another_architecture(tmp_path: Path, name: str, says: str) -> None:
