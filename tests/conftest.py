@@ -73,6 +73,7 @@ def mini_study(images: Path) -> dict:
         },
         "head": "probe",
         "probe": {"holdout_fraction": 0.25, "c": [0.01, 0.1], "seed": 0},
+        "embedding": {"pooling": "class", "neighbours": 5, "temperature": 0.07},
         "calibration": {"images": 12, "seed": 0},
         "recipes": {"fp32": {"method": "fp32"}, "dynamic-int8": recipe},
         "evaluate": {"batch_size": 1, "cuda_batch_size": 8, "large_batch": 5, "workers": 0},

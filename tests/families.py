@@ -133,6 +133,7 @@ def write(family: Family, path: Path) -> None:
         architecture=family.name,
         preprocessing=PREPROCESSING,
         classes=[f"image {number}" for number in range(IMAGES)],
+        pooling=model.pooling,
     )
     artifact.write(path, spec, lambda directory: write_weights(directory, model.state_dict()) or {})
 

@@ -167,6 +167,7 @@ def recipe(traits: Traits, speedup: float, delta: float, size_mb: float, peak_mb
             "holm_p": 1.0,
             "agreement_pct": 96.0,
             "class_token_mean_cosine": 0.999,
+            "class_token_p1_cosine": 0.99,
             "class_token_least_cosine": 0.98,
         }
     )

@@ -86,7 +86,7 @@ def test_what_a_stage_depends_on_and_what_not(folder: str, held: str, left_out: 
 LAYERS = (  # none imports one of an earlier row
     ("cli",),
     ("stages", "commands"),
-    ("experiment",),
+    ("experiment", "quantized", "new_study"),
     ("report",),
     ("analysis",),
     ("measure",),

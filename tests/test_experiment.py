@@ -28,6 +28,7 @@ def test_any_section_and_value_comes_through(tmp_path: Path) -> None:
     assert merged["cuda"] == {}
     yaml_files.write(tmp_path / "merged.yaml", merged)
     assert yaml_files.read(tmp_path / "merged.yaml") == merged
+    assert list(yaml_files.read(tmp_path / "merged.yaml")) == list(merged)
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +88,7 @@ def test_only_what_is_downloaded_must_be_reachable() -> None:
         ("- model", "must hold sections of params.yaml"),
         ("colour: red", "study.yaml: colour: unknown key"),
         ("study: '${oc.env:HOME}'", "study.yaml: study: '${' would be replaced by DVC"),
-        ("head: tail", "study.yaml: head: Input should be 'probe', 'imagenet1k' or 'none'"),
+        ("head: tail", "study.yaml: head: Input should be 'probe', 'own', 'features', 'imagenet1k' or 'none'"),
     ],
 )
 def test_a_study_that_is_not_one(tmp_path: Path, content: str | None, message: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ from vitquant.validation import describe
 
 SPEC_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"
+Pooling = Literal["tokens", "class", "mean", "two", "own"]
+"""What becomes of the tokens after the last block: the class token and the mean patch token, concatenated; either one;
+the first two tokens, concatenated (of distilled models); or what the architecture's own head makes of them before it
+multiplies."""
 
 
 class FileDigest(BaseModel):
@@ -44,6 +48,8 @@ class Spec(BaseModel):
     architecture: str
     preprocessing: Preprocessing
     classes: list[str]
+    """None where the model gives the pooled tokens themselves."""
+    pooling: Pooling = "tokens"
     details: dict[str, Any] = {}
     """What building found out: the probe's regularisation, the engine, the layers quantized."""
     no_accuracy: str | None = None

@@ -80,10 +80,10 @@ def merge(study: Path, default: Path, changes: tuple[str, ...]) -> dict[str, Any
         if not equals or not key or not isinstance(section, dict):
             raise VitquantError(f"--set {shown(change)}: give a key of params.yaml and its value, as in data.crop=224")
         section[key] = yaml_files.parse(value, f"--set {change}")
-    for name in ("data", "model"):
+    for name, key in (("data", "path"), ("model", "path"), ("model", "classes")):
         section = merged.get(name)
-        if isinstance(section, dict) and isinstance(section.get("path"), str):
-            section["path"] = str(Path(section["path"]).absolute())
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str(Path(section[key]).absolute())
     return merged
 
 

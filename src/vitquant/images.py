@@ -149,8 +149,14 @@ class Preprocessing(BaseModel):
         return planes
 
     def normalise(self, images: "Tensor") -> "Tensor":
-        """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device."""
+        """Uint8 images (N, H, W, 3) to the model's input, float32 (N, 3, H, W), on the same device.
+
+        What is floating point is taken to be that already, and given back.
+        """
         import torch
+
+        if images.is_floating_point():
+            return images
 
         mean, std = (torch.tensor(values, device=images.device).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
         planes = images.permute(0, 3, 1, 2)

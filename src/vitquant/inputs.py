@@ -1,4 +1,4 @@
-"""The files outside of the pipeline that the study reads: the images of `data.path`, the weights of `model.path`.
+"""The files outside of the pipeline that the study reads: images, `data.path`; weights and classes, `model.…`.
 
 DVC does not see them, since they are no dependency that dvc.yaml could name. Their fingerprint is one: stage `fetch`
 depends on it.
@@ -12,7 +12,7 @@ from typing import Any
 from vitquant import files, yaml_files
 from vitquant.data import folder
 from vitquant.errors import VitquantError
-from vitquant.params import FileModel, FolderData, Params
+from vitquant.params import FileModel, FolderData, Params, TimmModel
 
 CHEAP = 100_000_000  # bytes that are read whole; of more, sizes and modification times are compared
 
@@ -24,6 +24,8 @@ def paths(params: Params) -> dict[str, Path]:
         found["data.path"] = Path(params.data.path)
     if isinstance(params.model, FileModel):
         found["model.path"] = Path(params.model.path)
+    if isinstance(params.model, FileModel | TimmModel) and params.model.classes:
+        found["model.classes"] = Path(params.model.classes)
     return found
 
 

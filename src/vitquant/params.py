@@ -65,6 +65,8 @@ class FileModel(Section):
     source: Literal["file"]
     name: str
     path: Annotated[str, Field(min_length=1)]
+    classes: Annotated[str, Field(min_length=1)] | None = None
+    """A file with the classes of the checkpoint's classifier in its order, one a line."""
 
 
 class TimmModel(Section):
@@ -72,6 +74,8 @@ class TimmModel(Section):
 
     source: Literal["timm"]
     name: str
+    classes: Annotated[str, Field(min_length=1)] | None = None
+    """As above."""
 
 
 class RandomModel(Section):
@@ -138,6 +142,14 @@ class Probe(Section):
     holdout_fraction: Fraction
     c: Annotated[list[PositiveFloat], Field(min_length=1)]
     seed: Seed
+
+
+class Embedding(Section):
+    """What `head: features` gives, and the k nearest neighbours that classify by it."""
+
+    pooling: Literal["class", "mean", "own"]
+    neighbours: PositiveInt
+    temperature: Annotated[float, Field(gt=0, le=1)]
 
 
 class Recipe(BaseModel):
@@ -236,8 +248,9 @@ class Params(Section):
     model: Annotated[Model, Field(discriminator="source")]
     data: Annotated[Data, Field(discriminator="source")]
     max_slowdown: Annotated[float, Field(gt=1)]
-    head: Literal["probe", "imagenet1k", "none"]
+    head: Literal["probe", "own", "features", "imagenet1k", "none"]
     probe: Probe
+    embedding: Embedding
     calibration: Calibration
     recipes: dict[RecipeName, Recipe]
     evaluate: Evaluate
@@ -248,6 +261,8 @@ class Params(Section):
     def _head_fits(self) -> "Params":
         if self.head == "imagenet1k" and self.model.source != "dinov2":
             raise ValueError(f"head: imagenet1k belongs to model.source: dinov2, not {self.model.source}: use probe")
+        if self.head == "own" and not isinstance(self.model, FileModel | TimmModel):
+            raise ValueError(f"head: own is for model.source: file or timm, not {self.model.source}: use probe")
         return self
 
     @field_validator("recipes")

@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 class Predictor:
     """A loaded artifact: image files, or uint8 images (N, H, W, 3), in, float32 logits (N, C) out.
 
-    `outputs` gives the class token as well. `forward` is the model alone, on preprocessed images; it is what the
-    benchmark times.
+    Without classes it gives embeddings, float32 (N, D). `outputs` gives both. `forward` is the model alone, on
+    preprocessed images; it is what the benchmark times.
     """
 
     def __init__(self, artifact: Artifact, forward: Callable[[Tensor], Tensor], device: torch.device = CPU) -> None:
@@ -41,7 +41,7 @@ class Predictor:
         return preprocessing.normalise(tensor.to(self.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Preprocessed images, float32 (N, 3, H, W), to logits and class token, float32 (N, C + D)."""
+        """Preprocessed images, float32 (N, 3, H, W), to logits and embedding, float32 (N, C + D)."""
         with torch.inference_mode():
             return self._forward(inputs)
 
@@ -49,15 +49,18 @@ class Predictor:
         """Predict: a batch of uint8 images (N, H, W, 3), or a list of image files, their contents, or Pillow's images.
 
         Returns:
-            The logits, float32 (N, C).
+            The logits, float32 (N, C); of a model without classes the embeddings, float32 (N, D).
 
         Raises:
             UndecodableError, VitquantError, OSError: as `outputs`.
         """
-        return self.outputs(images)[:, : len(self.artifact.spec.classes)]
+        return self.outputs(images)[:, : len(self.artifact.spec.classes) or None]
 
     def outputs(self, images: NDArray[np.uint8] | Tensor | Sequence[ImageSource]) -> NDArray[np.float32]:
-        """Logits, and beside them the class token after the backbone's last norm, float32 (N, C + D).
+        """Logits, and beside them the embedding, float32 (N, C + D).
+
+        It is what the classifier reads of the backbone, of two tokens the first: of most ViTs the class token after the
+        last norm.
 
         Args:
             images: a batch of uint8 images (N, H, W, 3), or a list of image files, their contents, or Pillow's images.

@@ -62,8 +62,9 @@ def _check_plain(text: str, name: str) -> None:
 
 
 def write(path: Path, content: Any) -> None:
-    """Write what `read` reads as the same."""
+    """Write what `read` reads as the same, keys in their order."""
     parser = _parser()
+    parser.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel types it as None
     parser.default_flow_style = False
     with files.atomic(path) as partial, partial.open("w", encoding="utf-8") as stream:
         parser.dump(content, stream)

@@ -55,6 +55,7 @@ def test_everything_is_loaded(params: Params, inputs: Inputs) -> None:
     assert list(results.evidence) == ["fp32", "dynamic-int8"]
     assert results.facts.model_dump() == {
         "name": "mini", "model": "test_vit", "data": "folder", "eval_images": 24, "classes": 6, "crop": 64,
+        "embedding": None,
     }  # fmt: skip
     int8 = results.evidence["dynamic-int8"]
     assert (int8.traits, int8.device, int8.unavailable) == (INT8, "cpu", {})

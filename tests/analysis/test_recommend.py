@@ -156,3 +156,68 @@ def test_arguments_that_make_no_sense(study: Study, max_drop: float, batch: int,
     with pytest.raises(VitquantError) as error:
         recommend(study, max_drop, batch, "latency")
     assert str(error.value).startswith(message)
+
+
+def with_cosines(study: Study, **cosines: float) -> Study:
+    """The study with the cosine of some recipes' embeddings to FP32's."""
+    for name, cosine in cosines.items():
+        own = study.recipes[name]
+        assert own.accuracy
+        update = {
+            "class_token_mean_cosine": (1 + cosine) / 2,
+            "class_token_p1_cosine": cosine,
+            "class_token_least_cosine": cosine - 0.01,
+        }
+        accuracy = own.accuracy.model_copy(update=update)
+        study = handmade.with_recipe(study, name, own.model_copy(update={"accuracy": accuracy}))
+    return study
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "min_cosine", "name"),
+    [
+        (None, 0.9, "lossy"),
+        (None, 0.91, "near"),
+        (0.3, 0.9, "near"),
+        (0.1, 0.9, "exact"),
+        (None, 0.9999, "exact"),
+    ],
+)
+def test_the_best_that_is_near_enough(study: Study, max_drop: float | None, min_cosine: float, name: str) -> None:
+    near = with_cosines(study, lossy=0.9, near=0.99, exact=0.9999)
+    chosen = analysis.recommend(near, max_drop, 8, "latency", min_cosine)
+    assert chosen.name == name
+    text = recommendation.text(chosen, near)
+    assert f"keep a cosine of {min_cosine:g} to fp32's embeddings at 99 of 100 images" in text
+    assert ("lose at most" in text) == (max_drop is not None)
+    if name == "near":
+        assert "  cosine   0.9950 on average, 0.9900 at the 1st percentile, 0.9800 at least" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "min_cosine", "message"),
+    [
+        (None, None, "give --max-drop, the top-1 that may be lost, or --min-cosine"),
+        (None, 1.5, "--min-cosine: 1.5 is no cosine"),
+        (None, math.nan, "--min-cosine: nan is no cosine"),
+        (None, 1.0, "no recipe has a cosine of 1 at 99 of 100 images: stay with fp32; the closest is exact, 0.9999"),
+        (0.29, 0.995, "no recipe has a cosine of 0.995 .* the closest is near, 0.9900"),
+    ],
+)
+def test_cosines_that_none_has(study: Study, max_drop: float | None, min_cosine: float | None, message: str) -> None:
+    near = with_cosines(study, lossy=0.9, near=0.99, exact=0.9999)
+    if max_drop:
+        near = handmade.with_recipe(near, "exact", None)
+    with pytest.raises(VitquantError, match=message):
+        analysis.recommend(near, max_drop, 8, "latency", min_cosine)
+
+
+def test_a_study_without_cosines(study: Study) -> None:
+    with pytest.raises(VitquantError, match="no cosine to FP32's embeddings was measured"):
+        analysis.recommend(study, None, 8, "latency", 0.9)
+
+
+def test_a_study_of_embeddings_is_judged_by_its_neighbours(study: Study) -> None:
+    facts = study.facts.model_copy(update={"embedding": "class"})
+    text = recommend(study.model_copy(update={"facts": facts}), 0.3, 8, "latency")
+    assert text.startswith("near: the best latency of the recipes that lose at most 0.3 pp of k-NN top-1\n")

@@ -46,7 +46,7 @@ def write_old(repository: Path) -> None:
     """results/metrics.json of version 1: today's, without what it did not have."""
     content = flat.metrics(handmade.study())
     for recipe in content["recipes"].values():
-        for key in ("class_token_mean_cosine", "class_token_least_cosine"):
+        for key in ("class_token_mean_cosine", "class_token_p1_cosine", "class_token_least_cosine"):
             recipe.pop(key, None)
     files.write_json(repository / store.FILE_OF_VERSION_1, content)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitquant.errors import VitquantError
-from vitquant.models import loading, pooling, vit
+from vitquant.models import loading, vit
 from vitquant.models.vit import ViTClassifier
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -44,7 +44,7 @@ def test_the_head_reads_the_class_token_and_the_patches_mean_or_the_models_own_p
     else:
         assert torch.equal(features, model.backbone.forward_head(tokens, pre_logits=True))
     assert torch.equal(model(images), torch.cat([model.head(features), features[:, :64]], dim=1))
-    assert features.shape[1] == pooling.feature_width(model.backbone) == model.head.in_features
+    assert features.shape[1] == model.feature_width == model.head.in_features
 
 
 def test_a_model_without_memory_computes_what_is_not_stored(name: str) -> None:

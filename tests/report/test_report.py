@@ -16,7 +16,7 @@ from handmade import INT8
 from PIL import Image
 
 from vitquant import files
-from vitquant.analysis import flat, load, store
+from vitquant.analysis import claims, flat, load, store
 from vitquant.analysis.details import Details
 from vitquant.analysis.load import Inputs
 from vitquant.data.prepared import Prepared
@@ -24,7 +24,7 @@ from vitquant.errors import VitquantError
 from vitquant.measure import accuracy
 from vitquant.params import Params
 from vitquant.report import build, prose, style, tables
-from vitquant.results import form
+from vitquant.results import form, predictions
 from vitquant.results.benchmark import Benchmark, Benchmarked
 from vitquant.results.profile import Profile
 from vitquant.results.tails import Tails
@@ -187,13 +187,38 @@ def test_a_recipe_in_an_arithmetic_whose_rate_was_not_measured_has_a_dash(params
     assert first["dynamic-int8"]["% of register rate"] == "–"
 
 
-def test_the_accuracy_table_says_how_far_class_tokens_move(params: Params, inputs: Inputs) -> None:
+def test_the_accuracy_table_says_how_far_embeddings_move(params: Params, inputs: Inputs) -> None:
     """They are the logits here: where INT8 is wrong and FP32 is right, (1, ½) to (0, 1½)."""
     rows = table(tables.accuracy(build.read(params, inputs).findings.study))
     least = 0.5 / np.hypot(1, 0.5)
-    assert rows["fp32"]["class token, mean cosine"] == rows["fp32"]["least cosine"] == "–"
+    assert rows["fp32"]["embedding, mean cosine"] == rows["fp32"]["least cosine"] == "–"
     assert rows["dynamic-int8"]["least cosine"] == f"{least:.4f}"
-    assert rows["dynamic-int8"]["class token, mean cosine"] == f"{(22 + 2 * least) / 24:.4f}"
+    assert rows["dynamic-int8"]["embedding, mean cosine"] == f"{(22 + 2 * least) / 24:.4f}"
+
+
+def test_a_study_of_embeddings(params: Params, inputs: Inputs) -> None:
+    """Top-1 is the neighbours'; of 24 images 3 have another nearest neighbour with INT8."""
+    embeddings = params.model_copy(update={"head": "features"})
+    with pytest.raises(VitquantError, match="fp32.npz: nearest is missing, or holds no rows of the train split"):
+        build.read(embeddings, inputs)
+    for name, moved in (("fp32", 0), ("dynamic-int8", 3)):
+        file = inputs.predictions / f"{name}.npz"
+        predictions.write(file, predictions.read(file) | {"nearest": np.arange(24) + (np.arange(24) < moved)})
+    content = build.read(embeddings, inputs)
+    study = content.findings.study
+    assert study.facts.embedding == "class"
+    row = table(tables.summary(study))["dynamic-int8"]
+    assert row["same nearest %"] == "87.50"
+    assert float(row["cosine, 1st percentile"]) >= 0.5 / np.hypot(1, 0.5) - 1e-4
+    assert row["k-NN top-1 %"] == f"{100 * 18 / 24:.2f}"
+    assert flat.summary(study)["dynamic-int8"]["class_token_p1_cosine"] == float(row["cosine, 1st percentile"])
+    report = build.markdown(embeddings, content, [])
+    assert "It gives embeddings (the class token). Top-1, in all that follows, is that of the 5 nearest" in report
+    assert "87.50 % of the images have the same nearest neighbour; `dynamic-int8` differs in k-NN top-1 by" in report
+    assert "k-NN" not in text(params, inputs)
+    judged = [each for each in claims.audit(content.findings) if "top-1" in each.claim.what]
+    assert judged
+    assert all(each.measured is None or each.measured.study != study for each in judged)
 
 
 @pytest.mark.parametrize(("others", "steal", "busy"), [(1.5, 0.5, False), (1.6, 0.5, True), (0.0, 2.1, True)])

@@ -43,10 +43,10 @@ ACCURACY: tuple[Column[Accuracy], ...] = (
     Column("McNemar p", "mcnemar_p", lambda accuracy: accuracy.mcnemar_p, ".4f"),
     Column("Holm p", "holm_p", lambda accuracy: accuracy.holm_p, ".4f"),
     Column("agreement %", "agreement_pct", lambda accuracy: accuracy.agreement_pct, ".2f"),
-    Column(
-        "class token, mean cosine", "class_token_mean_cosine", lambda accuracy: accuracy.class_token_mean_cosine, ".4f"
-    ),
+    Column("embedding, mean cosine", "class_token_mean_cosine", lambda each: each.class_token_mean_cosine, ".4f"),
+    Column("1st percentile", "class_token_p1_cosine", lambda accuracy: accuracy.class_token_p1_cosine, ".4f"),
     Column("least cosine", "class_token_least_cosine", lambda accuracy: accuracy.class_token_least_cosine, ".4f"),
+    Column("same nearest %", "nearest_agreement_pct", lambda accuracy: accuracy.nearest_agreement_pct, ".2f"),
     Column("large batch", "large_batch_images", lambda accuracy: accuracy.large_batch, "d"),
     Column("top-1 % in it", "top1_large_batch_pct", lambda accuracy: accuracy.top1_large_batch, ".2f"),
     Column("Δ top-1 in it, pp", "top1_delta_large_batch_pp", lambda accuracy: accuracy.top1_delta_large_batch, "+.2f"),

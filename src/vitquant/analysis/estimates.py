@@ -36,7 +36,9 @@ class Evidence:
     logits_large_batch: Logits | None = None
     """Of the same images in such batches, (N, C)."""
     cosine: NDArray[np.float32] | None = None
-    """Of their class tokens to FP32's, (N,)."""
+    """Of their embeddings to FP32's, (N,)."""
+    nearest: NDArray[np.int64] | None = None
+    """Their nearest neighbours in the train split, (N,), where embeddings are studied."""
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
@@ -65,7 +67,7 @@ def _recipe(name: str, evidence: Mapping[str, Evidence], labels: NDArray[np.int6
     recipe, baseline = evidence[name], evidence[BASELINE]
     accuracy = None
     if recipe.logits is not None:
-        accuracy = _accuracy(recipe, None if name == BASELINE else baseline.logits, labels)
+        accuracy = _accuracy(recipe, None if name == BASELINE else baseline, labels)
     speeds, footprint = {}, None
     if recipe.measured:
         speeds = {size: _speed(name, size, evidence, roofline) for size in recipe.measured.latency_ms}
@@ -75,8 +77,8 @@ def _recipe(name: str, evidence: Mapping[str, Evidence], labels: NDArray[np.int6
     )
 
 
-def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int64]) -> Accuracy:
-    logits = recipe.logits
+def _accuracy(recipe: Evidence, fp32: Evidence | None, labels: NDArray[np.int64]) -> Accuracy:
+    logits, baseline = recipe.logits, fp32.logits if fp32 else None
     assert logits is not None
     tops = {k: statistics.proportion(hits(logits, labels, k)).rounded(2) for k in (1, 5) if k < logits.shape[1]}
     large = recipe.logits_large_batch
@@ -87,13 +89,12 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
         large_batch=recipe.large_batch,
         top1_large_batch=None if large is None else statistics.proportion(hits(large, labels, 1)).rounded(2),
     )
-    if baseline is None:
+    if baseline is None or fp32 is None:
         return alone
     deltas: dict[int, Estimate] = {}
     for k in tops:
         ours, theirs = hits(logits, labels, k), hits(baseline, labels, k)
         deltas[k] = statistics.paired_difference(ours, theirs).rounded(2)
-    cosine = recipe.cosine
     gained, lost = discordant(hits(logits, labels, 1), hits(baseline, labels, 1))
     return alone.model_copy(
         update={
@@ -103,11 +104,22 @@ def _accuracy(recipe: Evidence, baseline: Logits | None, labels: NDArray[np.int6
             "lost": lost,
             "mcnemar_p": round(statistics.mcnemar_p(gained, lost), 4),
             "agreement_pct": _agreement(logits, baseline),
-            "class_token_mean_cosine": None if cosine is None else round(float(cosine.mean()), 5),
-            "class_token_least_cosine": None if cosine is None else round(float(cosine.min()), 5),
         }
+        | _moved(recipe, fp32)
         | ({} if large is None else _large_batch(large, baseline, labels))
     )
+
+
+def _moved(recipe: Evidence, fp32: Evidence) -> dict[str, float]:
+    """How far the embeddings are from FP32's, and how many have the same nearest neighbour, in percent."""
+    found: dict[str, float] = {}
+    if recipe.cosine is not None:
+        found["class_token_mean_cosine"] = round(float(recipe.cosine.mean()), 5)
+        found["class_token_p1_cosine"] = round(float(np.percentile(recipe.cosine, 1)), 5)
+        found["class_token_least_cosine"] = round(float(recipe.cosine.min()), 5)
+    if recipe.nearest is not None and fp32.nearest is not None:
+        found["nearest_agreement_pct"] = round(100 * float(np.mean(recipe.nearest == fp32.nearest)), 2)
+    return found
 
 
 def _large_batch(logits: Logits, baseline: Logits, labels: NDArray[np.int64]) -> dict[str, Estimate | float]:

@@ -82,8 +82,12 @@ class Accuracy(Finding):
     agreement_pct: float | None = None
     """Of the images: those with the same top-1 class."""
     class_token_mean_cosine: float | None = None
-    """Of the class tokens to FP32's."""
+    """Of the embeddings, of most ViTs the class tokens, to FP32's."""
+    class_token_p1_cosine: float | None = None
+    """The 1st percentile: 99 of 100 images have more."""
     class_token_least_cosine: float | None = None
+    nearest_agreement_pct: float | None = None
+    """Of the images: those with the same nearest neighbour in the train split; where embeddings are studied."""
     large_batch: int | None = None
     """The batch size at which the next ones were found; None of a recipe whose images do not affect each other."""
     top1_large_batch: Estimate | None = None
@@ -169,6 +173,11 @@ class Recipe(Finding):
     def top1_delta(self) -> Estimate | None:
         """Top-1 less FP32's, pp; None where there is no such difference."""
         return self.accuracy.top1_delta if self.accuracy else None
+
+    @property
+    def cosine(self) -> float | None:
+        """Of its embeddings to FP32's, which 99 of 100 images exceed; None where there is none."""
+        return self.accuracy.class_token_p1_cosine if self.accuracy else None
 
 
 class Roofline(Finding):

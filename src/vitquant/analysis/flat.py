@@ -14,7 +14,7 @@ CPU = "cpu"
 
 def metrics(study: Study) -> dict[str, Any]:
     """The content of metrics.json: keys carry their unit, and intervals a key of their own beside."""
-    facts = study.facts.model_dump(exclude={"crop"})
+    facts = study.facts.model_dump(exclude={"crop"}, exclude_none=True)
     environment = study.environment.model_dump(mode="json", exclude_none=True)
     recipes = {name: _metrics(recipe) for name, recipe in study.recipes.items()}
     return {"study": facts, "environment": environment, "recipes": recipes}
@@ -48,8 +48,13 @@ def _keys(part: Any, section: tuple[Column[Any], ...]) -> dict[str, Any]:
 
 
 def summary(study: Study) -> dict[str, dict[str, float]]:
-    """The content of summary.json, what `dvc metrics diff` shows: per recipe top-1, speed-up and size, rounded."""
+    """The content of summary.json, what `dvc metrics diff` shows: per recipe top-1, speed-up and size, rounded.
+
+    Of embeddings also the 1st percentile of their cosine to FP32's.
+    """
     digits = {"top1_pct": 2, f"speedup_b{study.sizes[0]}_x": 1, "size_mb": 1}
+    if study.facts.embedding:
+        digits = {"class_token_p1_cosine": 4, **digits}
     flat = metrics(study)["recipes"]
     return {
         name: {key: round(recipe[key], digits[key]) for key in digits if key in recipe} for name, recipe in flat.items()

@@ -128,6 +128,9 @@ def _evidence(
             large_batch=large_batch.size if large_batch else None,
             logits_large_batch=arrays.get("logits_large_batch"),
             cosine=_cosine(inputs.predictions / f"{name}.npz", arrays, baseline),
+            nearest=_nearest(inputs.predictions / f"{name}.npz", accuracy, prepared)
+            if params.head == "features"
+            else None,
             unavailable=unavailable,
         )
     return {name: evidence[name] for name in params.recipes}
@@ -155,6 +158,16 @@ def _predictions(file: Path, predicted: Predicted, prepared: Prepared) -> dict[s
     if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
         raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
     return found | {"class_tokens": _finite(file, "class_tokens", tokens)}
+
+
+def _nearest(file: Path, accuracy: Accuracy, prepared: Prepared) -> NDArray[np.int64] | None:
+    """Of each validation image the nearest one of the train split, (N,)."""
+    if not accuracy.predicted:
+        return None
+    nearest = predictions.read(file).get("nearest", np.empty(0))
+    if nearest.shape != prepared.labels("val").shape or not _are_indices(nearest, len(prepared.labels("train"))):
+        raise VitquantError(f"{file}: nearest is missing, or holds no rows of the train split: {MEND}")
+    return np.asarray(nearest, dtype=np.int64)
 
 
 def _cosine(

@@ -194,6 +194,8 @@ def _accuracy(findings: Findings, recipe: str, of: Callable[[Recipe], Estimate |
     """From the seed report's own study, if one was measured, else from this one."""
     sources = [*(source for source in _studies(findings) if is_seeds(source[1])), ("", findings.study)]
     for device, study in sources:
+        if study.facts.embedding:
+            continue  # neighbours' accuracy is no classifier's
         found = of(study.recipes[recipe]) if recipe in study.recipes else None
         if found:
             where = f"{study.facts.eval_images:,} images"

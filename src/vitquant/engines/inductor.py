@@ -74,7 +74,10 @@ def cache_folder(artifact: Artifact, module: Callable[[Artifact], nn.Module], pa
     code = [Path(__file__), Path(str(inspect.getsourcefile(module))), *tools]
     depends = {
         "weights": files.sha256(artifact.path / WEIGHTS_FILE),
-        "model": [spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.method, spec.options],
+        "model": [
+            *(spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.pooling),
+            *(spec.method, spec.options),
+        ],
         "code": [files.sha256(file) for file in code],
         "versions": [torch.__version__, *(metadata.version(name) for name in ("timm", *packages))],
     }

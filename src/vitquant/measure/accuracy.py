@@ -1,6 +1,7 @@
 """Predictions of an artifact over the validation split."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant.data.prepared import Prepared
+from vitquant.data.samples import Split
 from vitquant.errors import VitquantError
-from vitquant.measure import environment
+from vitquant.measure import environment, neighbours
 from vitquant.parallel import map_batches
-from vitquant.params import Evaluate
+from vitquant.params import Embedding, Evaluate
 from vitquant.predictor import Predictor
 from vitquant.results import form
 from vitquant.results import predictions as arrays
@@ -20,20 +22,39 @@ from vitquant.traits import Traits
 
 
 def evaluate(
-    predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int, out: Path, predictions: Path
+    predictor: Predictor,
+    prepared: Prepared,
+    params: Evaluate,
+    threads: int,
+    out: Path,
+    predictions: Path,
+    embedding: Embedding | None = None,
 ) -> None:
-    """Predict the validation split; write what that gave as JSON, the logits and the class tokens as .npz.
+    """Predict the validation split; write what that gave as JSON, the logits and the embeddings as .npz.
 
     A recipe whose scales span the batch predicts it at `batch_size` on any device, and once more at `large_batch`.
+
+    Args:
+        embedding: how an artifact without classes classifies: by the neighbours in the train split, which it predicts
+            too; what stands for logits then are the logarithms of the shares of the votes.
     """
     spec = predictor.artifact.spec
     batch_scales, classes = spec.traits.batch_scales, len(spec.classes)
-    outputs = predict(predictor, prepared, _at(params, params.batch_size) if batch_scales else params, threads)
+    alone = _at(params, params.batch_size) if batch_scales else params
+    outputs = predict(predictor, prepared, alone, threads)
     logits, class_tokens = np.split(outputs, [classes], axis=1)
-    stored, large_batch = {"logits": logits, "class_tokens": class_tokens}, None
+    stored: dict[str, NDArray[Any]] = {"class_tokens": class_tokens}
+    bank = None
+    if not classes:
+        assert embedding
+        bank = predict(predictor, prepared, alone, threads, "train")
+        logits, stored["nearest"] = _votes(bank, class_tokens, prepared, embedding)
+    stored, large_batch = {"logits": logits, **stored}, None
     if batch_scales:
-        large = predict(predictor, prepared, _at(params, params.large_batch), threads)[:, :classes]
-        stored["logits_large_batch"] = large
+        large = predict(predictor, prepared, _at(params, params.large_batch), threads)
+        if bank is not None and embedding:
+            large, _ = _votes(bank, large, prepared, embedding)
+        large = stored["logits_large_batch"] = large[:, : logits.shape[1]]
         large_batch = LargeBatch(size=params.large_batch, logits_sha256=arrays.digest(large))
     predicted = Predicted(
         device="cuda" if predictor.device.type == "cuda" else "cpu",
@@ -58,18 +79,26 @@ def _at(params: Evaluate, size: int) -> Evaluate:
     return params.model_copy(update={"batch_size": size, "cuda_batch_size": size})
 
 
-def predict(predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int) -> NDArray[np.float32]:
-    """Logits and class token of every validation image, float32 (N, C + D), in the split's order.
+def _votes(
+    bank: NDArray[np.float32], queries: NDArray[np.float32], prepared: Prepared, embedding: Embedding
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return neighbours.votes(bank, prepared.labels("train"), queries, len(prepared.classes), embedding)
+
+
+def predict(
+    predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int, split: Split = "val"
+) -> NDArray[np.float32]:
+    """Logits and embedding of every image of a split, float32 (N, C + D), in the split's order.
 
     Raises:
         VitquantError: the artifact was made for other classes, or an output is not finite.
     """
     spec = predictor.artifact.spec
-    if spec.classes != prepared.classes:
+    if spec.classes and spec.classes != prepared.classes:
         raise VitquantError(f"{predictor.artifact.path} is for other classes than {prepared.path}: run `dvc repro`")
 
     def function(images: Tensor) -> Tensor:
         return torch.from_numpy(predictor.outputs(images))
 
-    images, description = prepared.images("val"), f"evaluate {spec.recipe}"
+    images, description = prepared.images(split), f"evaluate {spec.recipe}"
     return map_batches(function, images, params, predictor.device, threads, description)

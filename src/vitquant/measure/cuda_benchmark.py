@@ -16,8 +16,9 @@ from tqdm import tqdm
 from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
+from vitquant.data.samples import Split
 from vitquant.errors import UnsupportedError
-from vitquant.measure import benchmark, energy, environment, nvml
+from vitquant.measure import benchmark, energy, environment, neighbours, nvml
 from vitquant.measure.products import linear_products
 from vitquant.measure.worker import Worker
 from vitquant.models import baseline
@@ -67,7 +68,7 @@ def run(
             for name, worker in tqdm(workers.items(), desc="benchmark: accuracy", unit="recipe"):
                 found[name].process_memory_bytes = nvml.process_memory(worker.pid)
                 try:
-                    outputs[name] = _outputs(worker, fp32, params, threads)
+                    outputs[name] = _outputs(worker, fp32, prepared, params, threads)
                 except UnsupportedError as reason:
                     found[name].unavailable_accuracy = str(reason)
                 if name in params.cuda.profile and found[name].latency_ms:
@@ -130,15 +131,23 @@ def _copy_ms(workers: dict[str, Worker], recipes: dict[str, Measured]) -> dict[i
     return {size: round(1000 * seconds[size], 5) for size in sorted(seconds)}
 
 
-def _outputs(worker: Worker, fp32: Path, params: Params, threads: int) -> NDArray[np.float32]:
-    """Logits and class tokens of the validation images, float32 (N, C + D)."""
-    reason = open_artifact(fp32).spec.no_accuracy
-    if reason:
-        raise UnsupportedError(reason)
-    outputs: NDArray[np.float32] = worker.ask("outputs", params.evaluate, threads)
-    if not np.isfinite(outputs).all():
-        raise UnsupportedError("NaN or infinite logits: the range of its type is too small for this model")
-    return outputs
+def _outputs(worker: Worker, fp32: Path, prepared: Prepared, params: Params, threads: int) -> NDArray[np.float32]:
+    """Logits and embeddings of the validation images, float32 (N, C + D); logits by neighbours, where it has none."""
+    spec = open_artifact(fp32).spec
+    if spec.no_accuracy:
+        raise UnsupportedError(spec.no_accuracy)
+
+    def of(split: Split) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = worker.ask("outputs", params.evaluate, threads, split)
+        if not np.isfinite(outputs).all():
+            raise UnsupportedError("NaN or infinite logits: the range of its type is too small for this model")
+        return outputs
+
+    outputs = of("val")
+    if spec.classes:
+        return outputs
+    labels, classes = prepared.labels("train"), len(prepared.classes)
+    return np.hstack([neighbours.votes(of("train"), labels, outputs, classes, params.embedding)[0], outputs])
 
 
 def quantize_dynamic_error(device: torch.device) -> str:

@@ -70,8 +70,8 @@ def measure(params: Params, names: Sequence[str], seeds: int, root: Path, out: P
 
 class _Study:
     def __init__(self, params: Params, root: Path, out: Path) -> None:
-        if params.head == "none":
-            raise VitquantError("head: none: nothing is classified, so that no draw can change accuracy")
+        if params.head in ("none", "features"):
+            raise VitquantError(f"head: {params.head}: there is no classifier, so that no draw can change its accuracy")
         self.params = params
         self.root, self.out, self.folder = root, out, root / "models/draws"
         self.own = Prepared(root / "data/processed")

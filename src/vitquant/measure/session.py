@@ -13,6 +13,7 @@ from torch import Tensor
 from vitquant import recipes
 from vitquant.artifact import open_artifact
 from vitquant.data.prepared import Prepared
+from vitquant.data.samples import Split
 from vitquant.errors import UnsupportedError
 from vitquant.measure import allocator, memory, profiler
 from vitquant.parallel import map_batches
@@ -55,7 +56,7 @@ class Session:
 
     def __init__(self, artifact: Path, prepared: Prepared, device: torch.device, most: int) -> None:
         self._artifact, self._device = artifact, device
-        self._images, self._files = prepared.images("val"), prepared.files()
+        self._prepared, self._images, self._files = prepared, prepared.images("val"), prepared.files()
         self._first = np.array(self._images[:most])  # in memory now, and not as a batch's
         self._inputs: dict[int, Tensor] = {}
         self._split: Predictor | None = None
@@ -190,8 +191,8 @@ class Session:
             times.append(watch.seconds)
         return float(np.median(times[1:]))
 
-    def outputs(self, params: Evaluate, threads: int) -> NDArray[np.float32]:
-        """Logits and class tokens of the validation images, float32 (N, C + D), by the largest batches that run."""
+    def outputs(self, params: Evaluate, threads: int, split: Split) -> NDArray[np.float32]:
+        """Logits and embeddings of a split's images, float32 (N, C + D), by the largest batches that run."""
         largest = max(self._inputs)
 
         def forward(images: Tensor) -> Tensor:  # the last batch is filled up: another size would be compiled anew
@@ -199,7 +200,7 @@ class Session:
             return self._predictor.forward(self._predictor.preprocess(full))[: len(images)]
 
         sizes = params.model_copy(update={"batch_size": largest, "cuda_batch_size": largest})
-        return map_batches(forward, self._images, sizes, self._device, threads, "predictions")
+        return map_batches(forward, self._prepared.images(split), sizes, self._device, threads, "predictions")
 
     def profile(self, size: int) -> dict[str, float]:
         """Milliseconds per image at batch `size`, by kind of kernel."""

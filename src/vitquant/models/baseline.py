@@ -1,18 +1,20 @@
-"""The FP32 classifier: the study's ViT with its weights, and its linear head."""
+"""The FP32 model: the study's ViT with its weights, and its linear head or none."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitquant import artifact
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
-from vitquant.models import download, imagenet_head, probe, weights
+from vitquant.models import download, imagenet_head, own_head, pooling, probe, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Evaluate, Params
@@ -33,10 +35,16 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     """
     name, preprocessing = params.model.name, prepared.preprocessing
     model = ViTClassifier(name, preprocessing.crop, len(prepared.classes)).eval()
-    weights.load_into(model, params.model, raw)
+    classifier = weights.load_into(model, params.model, raw)
+    details: dict[str, Any] = {}
+    if params.head == "own":
+        listed = own_head.read_classes(raw / download.CLASSES_FILE)
+        details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
+        print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
+    elif params.head == "features":
+        _give_features(model, params)
 
     def fill(directory: Path) -> dict[str, Any]:
-        details = {}
         if params.head == "probe":
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
         elif params.head == "imagenet1k":
@@ -51,10 +59,22 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         traits=FP32,
         architecture=name,
         preprocessing=preprocessing,
-        classes=prepared.classes,
+        classes=[] if params.head == "features" else prepared.classes,
+        pooling=model.pooling,
         no_accuracy=UNTRAINED if params.head == "none" else None,
     )
     artifact.write(destination, spec, fill)
+
+
+def _give_features(model: ViTClassifier, params: Params) -> None:
+    """Leave the model without a head, with the pooling that the study wants."""
+    wanted = params.embedding.pooling
+    if wanted != "own" and not isinstance(model.backbone, pooling.WITH_TOKENS):
+        raise VitquantError(f"embedding.pooling: {params.model.name} gives no row of tokens: take own")
+    if wanted == "class" and getattr(model.backbone, "cls_token", None) is None:
+        raise VitquantError(f"embedding.pooling: {params.model.name} has no class token: take mean or own")
+    model.pooling = pooling.of_embedding(model.backbone) if wanted == "own" else wanted
+    model.head = nn.Identity()
 
 
 def features(
@@ -65,7 +85,7 @@ def features(
     device: torch.device,
     threads: int,
 ) -> NDArray[np.float32]:
-    """The model's features, float32 (N, 2 × width), of images, uint8 (N, H, W, 3); the model is on `device`."""
+    """The model's features, float32 (N, F), of images, uint8 (N, H, W, 3); the model is on `device`."""
 
     def function(batch: Tensor) -> Tensor:
         with torch.inference_mode():

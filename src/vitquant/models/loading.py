@@ -64,7 +64,7 @@ def empty_model(artifact: Artifact) -> ViTClassifier:
     """The artifact's architecture in evaluation mode, its weights without memory (on the meta device)."""
     spec = artifact.spec
     with torch.device("meta"):
-        model = ViTClassifier(spec.architecture, spec.preprocessing.crop, len(spec.classes))
+        model = ViTClassifier(spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.pooling)
     _compute_buffers(model, spec.architecture)
     return model.requires_grad_(False).eval()
 
@@ -97,7 +97,7 @@ class CastBackbone(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + width)."""
+        """Normalised float32 images (N, 3, H, W) to what the classifier gives, float32."""
         dtype = next(self.model.backbone.parameters()).dtype
         return self.model.outputs(self.model.features(images.to(dtype)).float())
 

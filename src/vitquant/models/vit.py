@@ -1,4 +1,4 @@
-"""The classifier under study: a timm ViT, and one linear head over what it makes of an image."""
+"""The model under study: a timm ViT, and one linear head over what it makes of an image, or none."""
 
 import math
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitquant.artifact import Pooling
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models import biases, pooling
@@ -16,37 +17,45 @@ from vitquant.params import Images
 
 
 class ViTClassifier(nn.Module):
-    """A timm ViT and a linear head over the class token and the mean patch token, or over what its own pooling gives.
+    """A timm ViT and a linear head over its features: its tokens, pooled.
 
-    It gives the logits and, beside them, the class token after the backbone's last norm, or what the pooling gives.
-    `vitquant.models.pooling` says which.
+    It gives the logits and, beside them, an embedding: the first D features, which are the class token after the
+    backbone's last norm where features begin with that. Without classes it gives that alone, and has no head.
 
     Args:
         name: the timm architecture.
         image_size: height and width of the input, pixels.
         classes: number of classes C.
+        pooled: how tokens become features; if not said, as a head reads them that is fitted here.
 
     Raises:
         VitquantError: timm has no such ViT, or not for such images.
     """
 
-    def __init__(self, name: str, image_size: int, classes: int) -> None:
+    def __init__(self, name: str, image_size: int, classes: int, pooled: Pooling | None = None) -> None:
         super().__init__()
         self.image_size = image_size
         self.backbone = create_backbone(name, image_size)
-        self.head = nn.Linear(pooling.feature_width(self.backbone), classes)
+        self.pooling = pooled or pooling.of_probe(self.backbone)
+        self.head: Any = nn.Linear(self.feature_width, classes) if classes else nn.Identity()
+
+    @property
+    def feature_width(self) -> int:
+        """Of the features, F."""
+        return pooling.feature_width(self.backbone, self.pooling)
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to float32 features (N, F), as `pooling.features` gives them."""
-        return pooling.features(self.backbone, images)
+        """Normalised float32 images (N, 3, H, W) to float32 features (N, F)."""
+        return pooling.features(self.backbone, images, self.pooling)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float32 images (N, 3, H, W) to logits and class token, float32 (N, C + D)."""
+        """Normalised float32 images (N, 3, H, W) to logits and embedding, float32 (N, C + D)."""
         return self.outputs(self.features(images))
 
     def outputs(self, features: Tensor) -> Tensor:
-        """Features, float32 (N, F), to logits and class token, float32 (N, C + D)."""
-        return torch.cat([self.head(features), features[:, : pooling.pooled_width(self.backbone)]], dim=1)
+        """Features, float32 (N, F), to logits and embedding, float32 (N, C + D)."""
+        embedding = features[:, : pooling.pooled_width(self.backbone)]
+        return embedding if isinstance(self.head, nn.Identity) else torch.cat([self.head(features), embedding], dim=1)
 
 
 def create_backbone(name: str, image_size: int, **options: Any) -> Any:
@@ -77,19 +86,21 @@ def check_size(name: str, crop: int) -> None:
         backbone = create_backbone(name, crop)
         patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
         patch = patch[0] if isinstance(patch, tuple) else patch
-        if crop % patch:
+        published: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        if crop % patch and crop != published.input_size[-1]:  # some are published so: what is left over goes unseen
             raise VitquantError(
                 f"data.crop: {crop} pixels do not divide into the patches of {name}, {patch} pixels each"
             )
         if isinstance(backbone, VisionTransformer) and pooling.reads_class_token(backbone):
             return  # which is known to
         try:
-            found = pooling.features(backbone.eval(), torch.empty(1, 3, crop, crop)).shape
+            pooled = pooling.of_probe(backbone)
+            found = pooling.features(backbone.eval(), torch.empty(1, 3, crop, crop), pooled).shape
         except Exception as error:  # whatever a model says of images that it does not take, or of an encoder's head
             raise VitquantError(
                 f"model.name: {name} with data.crop: {crop} gives no features: {_said(error)}"
             ) from None
-    if tuple(found) != (1, pooling.feature_width(backbone)):
+    if tuple(found) != (1, pooling.feature_width(backbone, pooling.of_probe(backbone))):
         raise VitquantError(f"model.name: {name!r} gives {tuple(found)} for an image, and not one row of features")
 
 

@@ -1,10 +1,12 @@
 """A ViT's weights, from the place that `model.source` names, into the model."""
 
+import argparse
 import importlib
 import math
 import pickle
+import sys
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,23 +20,39 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import biases, download, onnx_vit, position
+from vitquant.models import biases, download, onnx_vit, position, transformers_vit
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, Model, OnnxWheelModel, RandomModel
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "student.", "teacher.")  # of known wrappers
+COUNTER = ".num_batches_tracked"  # of batch norms, which are no weights
+CLASSIFIER = ("head.", "head_dist.")  # what timm's names of it begin with
+ATTRIBUTE_DICT = (  # Lightning's, whatever its package's name
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 
-def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
+HARMLESS: list[Any] = [argparse.Namespace, *((dict, name) for name in ATTRIBUTE_DICT)]
+"""What training scripts, timm's and Lightning's, leave beside the tensors: reading it runs no code."""
+
+
+def load_into(model: ViTClassifier, params: Model, raw: Path) -> dict[str, Tensor]:
     """Fill the model's backbone from the raw weights; its head is left alone.
+
+    Returns:
+        The tensors of the classifier that lies beside them, by timm's names; none, where there is none.
 
     Raises:
         VitquantError: the file cannot be read, or a weight is missing, left over, of another shape, or not finite.
     """
     backbone = model.backbone
     file = raw / download.file_name(params)
+    classifier: dict[str, Tensor] = {}
     if isinstance(params, RandomModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed)
@@ -42,13 +60,14 @@ def load_into(model: ViTClassifier, params: Model, raw: Path) -> None:
     elif isinstance(params, OnnxWheelModel):
         weights = onnx_vit.state_dict(file, grid=backbone.patch_embed.grid_size[0])
     else:
-        weights = _backbone_only(read(file), backbone.state_dict().keys())
+        weights, classifier = parts(read(file), backbone.state_dict().keys())
         if isinstance(backbone, VisionTransformer):
             _resize_position_embedding(weights, backbone, like_dinov2=isinstance(params, Dinov2Model))
         else:
             weights = biases.join_weights(_as_timm_loads_them(weights, params.name, model.image_size))
     _check(weights, backbone.state_dict(), file)
     backbone.load_state_dict(weights)
+    return classifier
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -68,7 +87,11 @@ def read(file: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     items = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in items
+        if isinstance(name, str) and isinstance(value, Tensor) and not name.endswith(COUNTER)
+    }
     if not tensors:
         found = f"the keys {', '.join(map(_key, list(content)[:5]))}" if items else f"a {type(content).__name__}"
         raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")
@@ -111,7 +134,8 @@ def _read_safetensors(file: Path) -> Any:
 def _read_checkpoint(file: Path) -> Any:
     try:
         _check_unpacked_size(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, VitquantError):
         raise
     except Exception as error:  # a broken pickle can raise any
@@ -139,24 +163,25 @@ def _check_unpacked_size(file: Path) -> None:
 _MEND = "it is broken or of another format; check it, then run `dvc repro -f fetch`"
 
 
-def _backbone_only(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Under timm's names: without prefixes that all share, the classifier, and the mask token of pretraining.
+def parts(tensors: dict[str, Tensor], own: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Backbone and classifier under timm's names, without prefixes that all share and pretraining's mask token.
 
     Args:
         own: names that the backbone has: some keep a norm below `head.`.
     """
+    tensors = transformers_vit.under_timms_names(tensors)
+    classifier: dict[str, Tensor] = {}
     prefix: str | None = ""
     while prefix is not None:
-        names = {name.removeprefix(prefix): name for name in tensors}
-        tensors = {
-            short: tensors[name]
-            for short, name in names.items()
-            if short in own or (short != "mask_token" and not short.startswith(("head.", "head_dist.")))
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        classifier |= {
+            name: tensor for name, tensor in tensors.items() if name.startswith(CLASSIFIER) and name not in own
         }
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "mask_token" and name not in classifier}
         prefix = next(
             (known for known in PREFIXES if tensors and all(name.startswith(known) for name in tensors)), None
         )
-    return tensors
+    return tensors, classifier
 
 
 def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_dinov2: bool) -> None:
@@ -170,6 +195,13 @@ def _resize_position_embedding(weights: dict[str, Tensor], backbone: Any, like_d
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
         return
     grid = backbone.patch_embed.grid_size
+    if math.isqrt(patches) != grid[0]:
+        before, after = (f"{side} × {side}" for side in (math.isqrt(patches), grid[0]))
+        print(
+            f"baseline: the weights are for another input size: position embeddings are resized from {before} patches "
+            f"to {after}",
+            file=sys.stderr,
+        )
     if like_dinov2:
         weights["pos_embed"] = position.resize(embedding[:, :1], embedding[:, 1:], grid[0], DINOV2_OFFSET)
     else:
@@ -196,13 +228,28 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path) -> 
             problems.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
         elif not torch.isfinite(tensor.float()).all():
             problems.append(f"{name} holds NaN or infinity")
-    if problems:
-        columns = takewhile(
-            lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in weights), strict=False)
+    if not problems:
+        return
+    columns = takewhile(lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in weights), strict=False))
+    prefix = ".".join(parts[0] for parts in columns)
+    if prefix and prefix.partition(".")[0] not in {name.partition(".")[0] for name in expected}:
+        raise VitquantError(
+            f"{file} does not fit the model: all its names begin with {prefix + '.'!r}: save them without that"
         )
-        prefix = ".".join(parts[0] for parts in columns)
-        if prefix and prefix.partition(".")[0] not in {name.partition(".")[0] for name in expected}:
-            raise VitquantError(
-                f"{file} does not fit the model: all its names begin with {prefix + '.'!r}: save them without that"
-            )
-        raise VitquantError(f"{file} does not fit the model: {_shown(problems)}: check model.name and the weights file")
+    if not set(weights) & set(expected):
+        raise VitquantError(
+            f"{file} holds no ViT by timm's names, but {', '.join(list(weights)[:3])}, …: take a checkpoint of "
+            "model.name"
+        )
+    ours, theirs = _size(weights), _size(expected)
+    sizes = f"it is {ours}, the model {theirs}; " if ours != theirs else ""
+    raise VitquantError(
+        f"{file} does not fit the model: {sizes}{_shown(problems)}: check model.name and the weights file"
+    )
+
+
+def _size(weights: Mapping[str, Tensor]) -> str:
+    """Of a ViT, in words."""
+    embedding = weights.get("patch_embed.proj.weight")
+    numbers = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    return f"{'?' if embedding is None else len(embedding)} wide with {len(numbers)} blocks"

@@ -7,12 +7,11 @@ A method is one module in this package: a file, or a folder where it has kernels
   the types of device that `load` takes;
 - `build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict`, which writes
   the weights into `directory` and returns details worth recording; `calibration` are images of the train split,
-  uint8 (N, H, W, 3);
+  uint8 (N, H, W, 3), or what `Preprocessing.normalise` makes of them, and hands on: float32 (N, 3, H, W);
 - `load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]`, which gives the function from
   preprocessed images, float32 (N, 3, H, W), to float32 (N, C + D), both on `device`: the logits, and beside them the
-  class token after the backbone's last norm, or what its own pooling gives (`vitquant.models.pooling`), whose width is
-  D; it may be called from several threads at once, and computes with as many threads as PyTorch has where it is loaded
-  and called.
+  embedding, of width D (vitquant.models.pooling); it may be called from several threads at once, and computes with as
+  many threads as PyTorch has where it is loaded and called.
 
 and, where importing the module does not load all of the engine's libraries,
 
@@ -28,7 +27,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -101,11 +99,12 @@ def check(params: Params, file: Path) -> None:
         )
 
 
-def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[np.uint8]) -> None:
+def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration: NDArray[Any]) -> None:
     """Apply recipe `name` to the FP32 artifact at `fp32` and write the artifact `destination`.
 
     Args:
-        calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations.
+        calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations; or
+            preprocessed, float32 (N, 3, H, W).
     """
     options = check_options(name, recipe)
     source = artifact.open_artifact(fp32)
@@ -123,7 +122,7 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
 
 
 def _build_and_try(
-    module: ModuleType, source: Artifact, directory: Path, options: Any, calibration: NDArray[np.uint8]
+    module: ModuleType, source: Artifact, directory: Path, options: Any, calibration: NDArray[Any]
 ) -> dict[str, Any]:
     """Build, load, and run one image: engines differ in which of timm's other architectures they take.
 
@@ -135,7 +134,7 @@ def _build_and_try(
         details: dict[str, Any] = module.build(source, directory, options, calibration)
         forward = module.load(artifact.unfinished(source.spec, directory, method_name, options), CPU)
         with torch.inference_mode():
-            outputs = forward(source.spec.preprocessing.normalise(torch.from_numpy(np.array(calibration[:1]))))
+            outputs = forward(source.spec.preprocessing.normalise(torch.from_numpy(calibration[:1].copy())))
         Artifact(directory, source.spec).check_outputs(outputs.cpu().numpy())
     except (VitquantError, OSError, MemoryError):
         raise

@@ -78,7 +78,7 @@ def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for glob in keep_float:
-        if not fnmatch.filter(linear, glob):
+        if not fnmatch.filter([*linear, "head"], glob):  # of embeddings there is none
             raise VitquantError(f"keep_float: {glob!r} matches no linear layer; they are named like {linear[0]!r}")
     names = [name for name in linear if not any(fnmatch.fnmatchcase(name, glob) for glob in keep_float)]
     if not names:

@@ -83,7 +83,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
                     preset=nncf.QuantizationPreset.MIXED,
                     model_type=nncf.ModelType.TRANSFORMER,
                     subset_size=len(inputs),
-                    ignored_scope=nncf.IgnoredScope(names=[_head(model)]),
+                    ignored_scope=nncf.IgnoredScope(names=[_head(model)] if fp32.spec.classes else []),
                     advanced_parameters=nncf.AdvancedQuantizationParameters(
                         activations_range_estimator_params=ranges.MINMAX,
                         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING),

@@ -7,7 +7,7 @@ from vitquant.analysis.recommend import BUDGET, recommended, subject
 from vitquant.analysis.verdicts import faster_or_slower, loss_or_gain, non_inferiority
 from vitquant.params import BASELINE, SEED_RECIPE
 from vitquant.report import gpu_section
-from vitquant.report.text import code, escape, interval, listing, relative, shown
+from vitquant.report.text import code, escape, interval, listing, relative, shown, top1
 
 ALPHA = 0.05
 
@@ -34,8 +34,12 @@ def _use(study: Study) -> str:
         return "no recipe on the strength of this study: accuracy was not measured, so that no loss can be ruled out."
     delta = study.recipes[chosen].top1_delta
     if chosen == BASELINE or delta is None:
-        return f"{code(BASELINE)}: no recipe that loses at most {BUDGET:g} pp of top-1 is faster at batch {first}."
-    rule = f"{code(chosen)}, the fastest at batch {first} of the recipes that lose at most {BUDGET:g} pp of top-1"
+        return (
+            f"{code(BASELINE)}: no recipe that loses at most {BUDGET:g} pp of {top1(study)} is faster at batch {first}."
+        )
+    rule = (
+        f"{code(chosen)}, the fastest at batch {first} of the recipes that lose at most {BUDGET:g} pp of {top1(study)}"
+    )
     if not study.recipes[chosen].traits.quantized:
         rule += f"; it does not quantize, and the next lines are of {code(subject(study))}, the fastest that does"
     if delta.low < -BUDGET:
@@ -79,10 +83,24 @@ def _accuracy(name: str, study: Study) -> str:
     recipe = study.recipes[name]
     if not recipe.accuracy or not recipe.top1_delta:
         return f"{code(name)}: not measured, {escape(recipe.unavailable.get('accuracy', 'see below'))}."
+    delta = recipe.top1_delta
     return (
-        f"{code(name)} differs in top-1 by {shown(recipe.top1_delta, '+.2f')} pp: {loss_or_gain(recipe.top1_delta)} "
+        f"{_embedding(name, recipe.accuracy) if study.facts.embedding else ''}"
+        f"{code(name)} differs in {top1(study)} by {shown(delta, '+.2f')} pp: {loss_or_gain(delta)} "
         f"over the same {study.facts.eval_images:,} images; it predicts the same class on "
         f"{shown(recipe.accuracy.agreement_pct, '.2f')} %.{_excluded(recipe.accuracy, study)}"
+    )
+
+
+def _embedding(name: str, found: Accuracy) -> str:
+    """How near a recipe's embeddings are to FP32's."""
+    if found.class_token_p1_cosine is None:
+        return ""
+    return (
+        f"the embeddings of {code(name)} have a cosine to those of {code(BASELINE)} of "
+        f"{found.class_token_mean_cosine:.4f} on average, {found.class_token_p1_cosine:.4f} at the 1st percentile and "
+        f"{found.class_token_least_cosine:.4f} at least, and {shown(found.nearest_agreement_pct, '.2f')} % of the "
+        "images have the same nearest neighbour; "
     )
 
 
@@ -119,7 +137,7 @@ def _others(study: Study) -> str:
     recipes = {name: recipe for name, recipe in study.recipes.items() if recipe.traits.quantized}
     deltas = {name: recipe.top1_delta for name, recipe in recipes.items() if recipe.top1_delta}
     parts = []
-    for verdict, words in (("a loss", "lose top-1 beyond the interval"), ("a gain", "gain it")):
+    for verdict, words in (("a loss", f"lose {top1(study)} beyond the interval"), ("a gain", "gain it")):
         named = [
             f"{code(name)} {interval(delta, '+.2f')} pp"
             for name, delta in deltas.items()

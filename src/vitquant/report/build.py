@@ -96,10 +96,10 @@ def drawings(content: Content) -> Iterator[figures.Drawing]:
 def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
     """report.md, from template.md; it shows the figures `drawn`, and draws none itself."""
     template = Template(resources.files("vitquant.report").joinpath("template.md").read_text("utf-8"))
-    return template.substitute(_results(content, drawn) | _method(params, content))
+    return template.substitute(_results(params, content, drawn) | _method(params, content))
 
 
-def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]:
+def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]:
     """What the template shows of the findings."""
     findings, study = content.findings, content.findings.study
     facts, machine = study.facts, study.environment
@@ -108,7 +108,7 @@ def _results(content: Content, drawn: Sequence[figures.Drawn]) -> dict[str, Any]
     return {
         "title": escape(facts.name),
         "study": f"{code(facts.model)} on {escape(facts.data)}: {facts.eval_images:,} validation images, "
-        f"{facts.classes} classes, on {escape(machine.cpu)}.",
+        f"{facts.classes} classes, on {escape(machine.cpu)}.{prose.embedding(study, params)}",
         "answer": answer.answer(findings),
         "summary_table": tables.summary(study, marked=recommended(study)),
         "unavailable": tables.unavailable(study),

@@ -107,7 +107,7 @@ def _speeds(study: Study) -> str:
             "top-1 %": cell(accuracy, lambda accuracy: accuracy.top1.value, ".2f"),
             "Δ top-1, pp": shown(recipe.top1_delta, "+.2f"),
             "agreement %": cell(accuracy, lambda accuracy: accuracy.agreement_pct, ".2f"),
-            "class token, mean cosine": cell(accuracy, lambda accuracy: accuracy.class_token_mean_cosine, ".4f"),
+            "embedding, mean cosine": cell(accuracy, lambda accuracy: accuracy.class_token_mean_cosine, ".4f"),
         }
         for size in dict.fromkeys((sizes[0], sizes[-1])) if sizes else ():
             speed = recipe.speeds.get(size)

@@ -23,6 +23,19 @@ def figures(drawn: Sequence[Drawn], data: str) -> str:
     return "\n\n".join(parts)
 
 
+def embedding(study: Study, params: Params) -> str:
+    """What is studied of a model without a classifier, and what top-1 then is; for the end of a paragraph."""
+    pooled = {"class": "the class token", "mean": "the mean patch token", "own": "the model's own pooling"}
+    if not study.facts.embedding:
+        return ""
+    return (
+        f" It gives embeddings ({pooled[study.facts.embedding]}). Top-1, in all that follows, is that of the "
+        f"{params.embedding.neighbours} nearest neighbours in the train split, by cosine, each with the weight of the "
+        f"softmax at temperature {params.embedding.temperature:g}: DINOv2's own protocol; the class probabilities are "
+        "the shares of their votes."
+    )
+
+
 def recipes(params: Params) -> str:
     """What each recipe is: its method and options in params.yaml."""
     return table(

@@ -7,11 +7,11 @@ from tabulate import tabulate
 
 from vitquant.analysis.claims import Audited
 from vitquant.analysis.columns import ACCURACY, FOOTPRINT, SPEED, Column, nothing, ratio_to
-from vitquant.analysis.findings import Estimate, Range, Recipe, Study
+from vitquant.analysis.findings import Accuracy, Estimate, Range, Recipe, Study
 from vitquant.analysis.quantities import Measured
 from vitquant.analysis.verdicts import faster_or_slower
 from vitquant.errors import printable
-from vitquant.report.text import MISSING, code, escape, inline, shown
+from vitquant.report.text import MISSING, code, escape, inline, shown, top1
 
 Row = dict[str, str]
 Part = TypeVar("Part")
@@ -25,21 +25,22 @@ def summary(study: Study, style: str = MARKDOWN, marked: str | None = None) -> s
         style: a tabulate format; names are escaped in Markdown's, and as a terminal needs it in others.
         marked: the recipe to set in bold.
     """
-    rows = [_summary_row(name, recipe, study.sizes) for name, recipe in study.recipes.items()]
+    rows = [_summary_row(name, recipe, study) for name, recipe in study.recipes.items()]
     for row in rows:
         bold = "**" if style == MARKDOWN and row["recipe"] == marked else ""
         row["recipe"] = f"{bold}{escape(row['recipe'])}{bold}" if style == MARKDOWN else printable(row["recipe"])
     return table(rows, style)
 
 
-def _summary_row(name: str, recipe: Recipe, sizes: list[int]) -> Row:
-    first, last = sizes[0], sizes[-1]
+def _summary_row(name: str, recipe: Recipe, study: Study) -> Row:
+    first, last = study.sizes[0], study.sizes[-1]
     accuracy, footprint = recipe.accuracy, recipe.footprint
     at_first, at_last = recipe.speeds.get(first), recipe.speeds.get(last)
     return {
         "recipe": name,
-        "top-1 %": cell(accuracy, lambda part: part.top1.value, ".2f"),
-        "Δ top-1, pp": shown(recipe.top1_delta, "+.2f"),
+        **_embedding(accuracy if study.facts.embedding else None),
+        f"{top1(study)} %": cell(accuracy, lambda part: part.top1.value, ".2f"),
+        f"Δ {top1(study)}, pp": shown(recipe.top1_delta, "+.2f"),
         "agreement %": cell(accuracy, lambda part: part.agreement_pct, ".2f"),
         f"b{first} ms": cell(at_first, lambda part: part.p50_ms, ".1f"),
         f"× best other float b{first}": cell(at_first, lambda part: ratio_to(part.best_float), ".2f"),
@@ -51,8 +52,16 @@ def _summary_row(name: str, recipe: Recipe, sizes: list[int]) -> Row:
     }
 
 
+def _embedding(found: Accuracy | None) -> Row:
+    return {
+        "mean cosine": cell(found, lambda part: part.class_token_mean_cosine, ".4f"),
+        "cosine, 1st percentile": cell(found, lambda part: part.class_token_p1_cosine, ".4f"),
+        "same nearest %": cell(found, lambda part: part.nearest_agreement_pct, ".2f"),
+    }
+
+
 def accuracy(study: Study) -> str:
-    """Top-1 and top-5 with their intervals, the paired difference to FP32, and how far class tokens move."""
+    """Top-1 and top-5 with their intervals, the paired difference to FP32, and how far embeddings move."""
     return section({name: recipe.accuracy for name, recipe in study.recipes.items()}, ACCURACY)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from vitquant.analysis.findings import Estimate, Range
+from vitquant.analysis.findings import Estimate, Range, Study
 from vitquant.errors import printable
 
 MISSING = "–"
@@ -33,6 +33,11 @@ def number(value: float, form: str) -> str:
 def interval(estimate: Estimate, form: str) -> str:
     """An estimate's interval as it is printed everywhere."""
     return f"[{number(estimate.low, form)}, {number(estimate.high, form)}]"
+
+
+def top1(study: Study) -> str:
+    """What a study calls its top-1: of embeddings it is that of their nearest neighbours."""
+    return "k-NN top-1" if study.facts.embedding else "top-1"
 
 
 def relative(percent: float) -> str:

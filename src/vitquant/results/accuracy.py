@@ -1,8 +1,10 @@
 """results/accuracy/<recipe>.json: where and from what a recipe's predictions were made.
 
-They lie in results/predictions/<recipe>.npz: `logits`, float32 (N, C), and `class_tokens`, float32 (N, D), after the
-backbone's last norm, of the validation images in the split's order; nothing where there are none. A recipe whose
-images affect each other within a batch has `logits_large_batch` too, like `logits`, predicted in large batches.
+They lie in results/predictions/<recipe>.npz: `logits`, float32 (N, C), and `class_tokens`, float32 (N, D), the
+embeddings, of most ViTs the class token after the last norm, of the validation images in the split's order; nothing
+where there are none. A recipe whose images affect each other within a batch has `logits_large_batch` too, like
+`logits`, predicted in large batches. With `head: features` logits are the logarithms of the shares of the neighbours'
+votes, and `nearest`, int64 (N,), is the nearest neighbour, a row of the train split.
 """
 
 from typing import Any, Literal

@@ -1,6 +1,6 @@
 """What a study is about, in a few facts."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -19,6 +19,8 @@ class Facts(Form):
     classes: NonNegativeInt
     crop: PositiveInt | None = None
     """The input's height and width, pixels; None in findings of version 1, which did not say."""
+    embedding: Literal["class", "mean", "own"] | None = None
+    """How tokens are pooled, where embeddings are studied: top-1 is then that of the nearest neighbours."""
 
 
 def facts(params: Params, prepared: Prepared) -> Facts:
@@ -30,4 +32,5 @@ def facts(params: Params, prepared: Prepared) -> Facts:
         eval_images=len(prepared.labels("val")),
         classes=len(prepared.classes),
         crop=prepared.preprocessing.crop,
+        embedding=params.embedding.pooling if params.head == "features" else None,
     )

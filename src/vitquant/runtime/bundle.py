@@ -34,6 +34,8 @@ def write(artifact: Artifact, out: Path) -> None:
         UnsupportedError: this CPU is none that bundles are made for, or there is no compiler.
     """
     classifier.check(artifact)
+    if not artifact.spec.classes:
+        raise VitquantError(f"{artifact.path} gives embeddings: bundles are for classifiers")
     if out.exists() or out.is_symlink():
         raise VitquantError(f"{out} is there already: name a new folder, or delete it")
     if artifact.path.resolve() in out.resolve().parents:

@@ -23,6 +23,8 @@ METHOD = "vitquant_int8"
 class Classifier:
     """Image files, or uint8 images (N, H, W, 3), in, float32 logits (N, C) out; may be called from several threads.
 
+    Without classes it gives embeddings, float32 (N, D).
+
     Args:
         artifact: opened.
         packed: its network.
@@ -53,11 +55,11 @@ class Classifier:
         return preprocessing.normalised(preprocessing.batch(images, str(self.artifact.path)))
 
     def forward(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images, float32 (N, 3, H, W), to logits and class token, float32 (N, C + D)."""
+        """Preprocessed images, float32 (N, 3, H, W), to logits and embedding, float32 (N, C + D)."""
         return self._network.forward(inputs, self.threads)
 
     def __call__(self, images: NDArray[np.uint8] | Sequence[ImageSource]) -> NDArray[np.float32]:
-        """Predict: the logits, float32 (N, C).
+        """Predict: the logits, float32 (N, C); without classes the embeddings, float32 (N, D).
 
         Args:
             images: as `preprocess` takes them.
@@ -68,7 +70,7 @@ class Classifier:
         """
         outputs = self.forward(self.preprocess(images))
         self.artifact.check_outputs(outputs)
-        return outputs[:, : len(self.classes)]
+        return outputs[:, : len(self.classes) or None]
 
 
 def load(path: Path | str, threads: int | None = None) -> Classifier:

@@ -12,7 +12,7 @@ LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 MEND = "make it again with `dvc repro`"
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu")  # in the order of native/activations.h
 POOLINGS = ("class and mean", "token", "mean", "attention")  # in the order of native/pooling.h
-MAY_BE_NONE = ("prefix", "skipped", "rotations", "distances", "pool_heads", "pool_hidden")
+MAY_BE_NONE = ("classes", "prefix", "skipped", "rotations", "distances", "pool_heads", "pool_hidden")
 CHOICES = {"activation": ACTIVATIONS, "pool_activation": ACTIVATIONS, "pooling": POOLINGS}
 
 
@@ -36,6 +36,7 @@ class Description:
     prefix: int
     """Tokens before the patches': the class token, and registers."""
     classes: int
+    """None where it gives what the head would read."""
     epsilon: float
     """Of every LayerNorm."""
     norm_before: bool
@@ -62,6 +63,8 @@ class Description:
     """What the head reads, of POOLINGS: the first token and the others' mean, either, or attention pooling."""
     skipped: int = -1
     """Tokens that mean and attention pooling leave out, before the others; -1 for the prefix."""
+    averaged: int = -1
+    """Tokens after those that they take; -1 for all."""
     pool_heads: int = 0
     """Of attention pooling."""
     pool_hidden: int = 0
@@ -78,6 +81,16 @@ class Description:
     def tokens(self) -> int:
         """Of an image."""
         return self.prefix + self.patches
+
+    @property
+    def first_pooled(self) -> int:
+        """The first token of those that mean and attention pooling take."""
+        return self.prefix if self.skipped < 0 else self.skipped
+
+    @property
+    def pooled(self) -> int:
+        """Number of those."""
+        return self.tokens - self.first_pooled if self.averaged < 0 else self.averaged
 
     @property
     def features(self) -> int:
@@ -168,7 +181,7 @@ def _oddity(name: str, kind: object, value: object) -> str:
         return "not a positive number or a truth value"
     if isinstance(value, bool):
         return ""
-    least = -1 if name == "skipped" else 0 if name in MAY_BE_NONE else 1 if isinstance(value, int) else 0
+    least = -1 if name in ("skipped", "averaged") else 0 if name in MAY_BE_NONE else 1 if isinstance(value, int) else 0
     fits = isinstance(value, int | float) and least <= value < 2**31 and (value > 0 or isinstance(value, int))
     return "" if fits else "not a positive number or a truth value"
 
@@ -181,6 +194,8 @@ def _inconsistent(its: Description) -> str:
         return "heads of an odd depth do not rotate"
     if its.skipped > its.prefix:
         return f"skipped is {its.skipped}, more than the prefix"
+    if not 0 < its.pooled <= its.tokens - its.first_pooled:
+        return f"averaged is {its.averaged}, and there are {its.tokens - its.first_pooled} tokens"
     if its.pooling == "attention" and (not its.pool_heads or its.width % its.pool_heads):
         return f"pool_heads is {its.pool_heads}, which does not divide the width"
     return ""

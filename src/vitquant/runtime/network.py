@@ -71,7 +71,7 @@ class Network:
             self._pool(tensors),
             *(its.blocks, its.heads, its.depth, pack.head(its.depth, bool(its.rotations)), its.tokens, its.width),
             *(its.classes, ACTIVATIONS.index(its.activation), its.gated, POOLINGS.index(its.pooling)),
-            its.prefix if its.skipped < 0 else its.skipped,
+            *(its.first_pooled, its.pooled),
         )
 
     def _norm(self, tensors: MutableMapping[str, Any], path: str, is_there: bool = True) -> Any:
@@ -161,7 +161,7 @@ class Network:
         )
 
     def forward(self, pixels: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
-        """Images to logits and, beside them, the class token after the last norm; on any number of threads the same.
+        """Images to logits and, beside them, what the head reads first; on any number of threads the same.
 
         Args:
             pixels: normalised, float32 (N, channels, side, side).

@@ -61,7 +61,9 @@ Network = _structure(
     *(("patches", Patches), ("norm_before", Norm), ("norm_after", Norm), ("norm_pooled", Norm)),
     *_fields(c_void_p, "blocks head_weight head_bias"),
     ("pool", Pool),
-    *_fields(c_int64, "block_count heads depth filled_depth tokens width classes activation gated pooling skipped"),
+    *_fields(
+        c_int64, "block_count heads depth filled_depth tokens width classes activation gated pooling skipped averaged"
+    ),
 )
 
 

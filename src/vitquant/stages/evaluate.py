@@ -38,4 +38,4 @@ def command(context: click.Context, artifact: Path, fp32: Path, data: Path, out:
     except UnsupportedError as reason:
         accuracy.write_unavailable(spec.recipe, spec.traits, str(reason), out, predictions)
         return
-    accuracy.evaluate(predictor, prepared, params.evaluate, cores, out, predictions)
+    accuracy.evaluate(predictor, prepared, params.evaluate, cores, out, predictions, params.embedding)

@@ -30,6 +30,7 @@ from vitquant.predictor import read_weights, write_weights
 from vitquant.recipes.vitquant_gpu import weights
 from vitquant.recipes.vitquant_gpu.reference import Reference
 from vitquant.recipes.vitquant_gpu.shape import shape_of
+from vitquant.recipes.vitquant_gpu.token_head import use_token_head, wanted
 from vitquant.traits import Traits
 
 
@@ -67,7 +68,9 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
         UnsupportedError: the kernels do not take this model.
     """
     device = choose_device("auto")
-    model = load_model(fp32).to(device)
+    model = load_model(fp32)
+    use_token_head(model)
+    model.to(device)
     shape_of(model)
     images = fp32.spec.preprocessing.normalise(torch.from_numpy(calibration).to(device))
     tensors, details = weights.quantize(model, images, options.format, static=options.scales == "static")
@@ -90,17 +93,22 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         check_capability(options.format, device)
     static = options.scales == "static"
     model, tensors = empty_model(artifact), read_weights(artifact.path)
+    use_token_head(model)
     check_tensors(artifact, tensors, weights.expected(model, options.format, static=static))
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.blocks.")}
     model.load_state_dict(rest, strict=False, assign=True)
     shape = shape_of(model)
     positions = weights.positions(model, shape)
+    network: Callable[[Tensor], Tensor]
     if device.type == "cpu":
-        return Reference(tensors, positions, shape, static=static)
-    cache.for_inductor()  # Triton keeps its kernels there
-    from vitquant.recipes.vitquant_gpu.graphs import Graphs
-    from vitquant.recipes.vitquant_gpu.launch import Gpu
-    from vitquant.recipes.vitquant_gpu.network import Network
+        network = Reference(tensors, positions, shape, static=static)
+    else:
+        cache.for_inductor()  # Triton keeps its kernels there
+        from vitquant.recipes.vitquant_gpu.graphs import Graphs
+        from vitquant.recipes.vitquant_gpu.launch import Gpu
+        from vitquant.recipes.vitquant_gpu.network import Network
 
-    chosen = kernels.choose(Gpu.of(device), shape, device, static=static)
-    return Graphs(Network(tensors, positions, shape, chosen, device, static=static))
+        chosen = kernels.choose(Gpu.of(device), shape, device, static=static)
+        network = Graphs(Network(tensors, positions, shape, chosen, device, static=static))
+    plain = artifact.spec.classes and artifact.spec.pooling != "mean"
+    return network if plain else lambda images: wanted(network(images), artifact.spec)

@@ -6,7 +6,6 @@ from typing import Any
 from torch import nn
 
 from vitquant.errors import UnsupportedError
-from vitquant.models.pooling import reads_class_token
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization.smoothing import check_blocks
 
@@ -70,10 +69,11 @@ def shape_of(model: ViTClassifier) -> Shape:
         f"heads of {shape.head}, not {HEADS}": shape.head not in HEADS,
         f"a width of {shape.width}, no multiple of {STEP}": shape.width % STEP,
         f"a hidden layer of {shape.hidden}, no multiple of {STEP}": shape.hidden % STEP,
+        "images that do not divide into patches": embedding.img_size[0] % shape.side,
         "a norm after the patch embedding": not isinstance(embedding.norm, nn.Identity),
         "a norm before the blocks": not isinstance(backbone.norm_pre, nn.Identity),
         "no LayerNorm after the blocks": not isinstance(backbone.norm, nn.LayerNorm),
-        "another pooling than the class token beside the patches' mean": not reads_class_token(backbone),
+        "another pooling than the class token beside the patches' mean": model.pooling != "tokens",
     }
     for oddity, found in oddities.items():
         if found:

@@ -2,8 +2,8 @@
 
 Every linear layer of the blocks multiplies INT8 weights (per-channel scales) by 8-bit activations (per-token scales).
 All of the model runs in one native call (vitquant.runtime). Smoothing costs nothing at run time: it is folded into
-LayerNorm, into the value rows of qkv, and into the GELU that fc2's inputs come from. The class token, which the
-classifier reads, is quantized as a high and a low part. docs/vitquant-int8.md has what each step gave.
+LayerNorm, into the value rows of qkv, and into the function that fc2's inputs come from. The class token, which most
+classifiers read, is quantized as a high and a low part. docs/vitquant-int8.md has what each step gave.
 """
 
 from collections.abc import Callable

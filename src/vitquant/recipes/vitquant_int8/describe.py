@@ -11,13 +11,19 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from vitquant.artifact import Pooling
 from vitquant.errors import UnsupportedError
-from vitquant.models import pooling
 from vitquant.quantization import families
 from vitquant.runtime.description import Description
 
 TYPES = (VisionTransformer, VisionTransformerDistilled, Eva, Beit)
-POOLINGS = {"token": "token", "avg": "mean", "map": "attention"}  # timm's names
+OWN = {"token": "token", "avg": "mean", "map": "attention"}  # timm's names of poolings
+POOLINGS: dict[Pooling, dict[str, Any]] = {  # as the runtime has them
+    "tokens": {"pooling": "class and mean"},
+    "class": {"pooling": "token"},
+    "mean": {"pooling": "mean"},
+    "two": {"pooling": "class and mean", "skipped": 1, "averaged": 1},
+}
 
 
 def describe(model: Any) -> Description:
@@ -30,7 +36,7 @@ def describe(model: Any) -> Description:
     oddity = "" if type(backbone) in TYPES else f"its type is {type(backbone).__name__}"
     if not oddity:
         families.simplify(model)
-        oddity = _oddity(backbone) or _oddity_of_blocks(backbone)
+        oddity = _oddity(model) or _oddity_of_blocks(backbone)
     if oddity:
         raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
     embedding, block = backbone.patch_embed, backbone.blocks[0]
@@ -48,11 +54,11 @@ def describe(model: Any) -> Description:
         depth=attention.head_dim,
         hidden=block.mlp.fc2.in_features,
         prefix=backbone.num_prefix_tokens,
-        classes=model.head.out_features,
+        classes=0 if isinstance(model.head, nn.Identity) else model.head.out_features,
         epsilon=block.norm1.eps,
         norm_before=_is_norm(backbone, "norm_pre"),
         norm_after=_is_norm(backbone, "norm"),
-        norm_pooled=_is_norm(backbone, "fc_norm") and not pooling.reads_class_token(backbone),
+        norm_pooled=model.pooling == "own" and _is_norm(backbone, "fc_norm"),
         norm_heads="attn.q_norm" in norms,
         norm_attention="attn.norm" in norms,
         norm_hidden="mlp.norm" in norms,
@@ -60,7 +66,7 @@ def describe(model: Any) -> Description:
         distances=0 if (table := _table(block)) is None else len(table),
         activation=str(families.activation(block.mlp.act)),
         gated=isinstance(block.mlp, GluMlp),
-        **_pooling(backbone),
+        **_pooling(model),
     )
 
 
@@ -79,14 +85,17 @@ def _rotations(backbone: Any) -> int:
     return len(backbone.blocks) * backbone.blocks[0].attn.num_heads if backbone.rope_mixed else 1
 
 
-def _pooling(backbone: Any) -> dict[str, Any]:
+def _pooling(model: Any) -> dict[str, Any]:
     """Description's fields of what the head reads."""
-    if pooling.reads_class_token(backbone):
-        return {"pooling": "class and mean"}
+    if model.pooling != "own":
+        return POOLINGS[model.pooling]
+    backbone = model.backbone
+    if isinstance(backbone, VisionTransformerDistilled):
+        return {"pooling": "mean", "skipped": 0, "averaged": 2}
     pool = getattr(backbone, "attn_pool", None)
     all_tokens = (isinstance(backbone, Eva) and pool is not None) or getattr(backbone, "pool_include_prefix", False)
     skipped = 0 if all_tokens else backbone.num_prefix_tokens
-    own: dict[str, Any] = {"pooling": POOLINGS[backbone.global_pool], "skipped": skipped}
+    own: dict[str, Any] = {"pooling": OWN[backbone.global_pool], "skipped": skipped}
     if pool is None:
         return own
     own |= {"pool_heads": pool.num_heads}
@@ -95,17 +104,19 @@ def _pooling(backbone: Any) -> dict[str, Any]:
     return own | {"pool_hidden": pool.mlp.fc1.out_features, "pool_activation": families.activation(pool.mlp.act)}
 
 
-def _oddity(backbone: Any) -> str:
-    """The first thing, beside its blocks, for which the native code does not run a backbone; or empty."""
+def _oddity(model: Any) -> str:
+    """The first thing, beside its blocks, for which the native code does not run a model; or empty."""
+    backbone = model.backbone
     for name in ("norm_pre", "norm", "fc_norm"):
         if not isinstance(getattr(backbone, name, nn.Identity()), nn.LayerNorm | nn.Identity):
             return f"{name} is of type {type(getattr(backbone, name)).__name__}"
     embedding, pool, kind = backbone.patch_embed, getattr(backbone, "attn_pool", None), backbone.global_pool
     oddities = {
         f"its patch embedding is a {type(embedding).__name__}": type(embedding) is not PatchEmbed,
+        "its images do not divide into patches": embedding.img_size[0] % embedding.patch_size[0] != 0,
         "its patch embedding has a norm": not isinstance(getattr(embedding, "norm", None), nn.Identity),
         "its blocks share a bias of relative positions": getattr(backbone, "rel_pos_bias", None) is not None,
-        f"its pooling is {kind or 'none'}": kind not in POOLINGS and not pooling.reads_class_token(backbone),
+        f"its pooling is {kind or 'none'}": model.pooling == "own" and kind not in OWN,
     }
     oddity = next((oddity for oddity, is_so in oddities.items() if is_so), "")
     return oddity if oddity or pool is None else _oddity_of_pool(pool)

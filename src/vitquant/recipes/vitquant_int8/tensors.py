@@ -105,6 +105,8 @@ def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
         own, pool_modules = _pool(backbone.attn_pool)
         tensors, modules = tensors | own, modules | pool_modules
     modules["head"] = model.head
+    if not description.classes:
+        modules["head"] = nn.Linear(description.features, 0)
     return tensors | {f"{name}.{part}": getattr(module, part) for name, module in modules.items()
                       for part in ("weight", "bias")}  # fmt: skip
 

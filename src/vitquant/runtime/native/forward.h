@@ -160,7 +160,7 @@ class Pass {
         if (thread == 0) std::fill_n(image.pooled, stride, 0.0f), std::fill_n(image.features, stride, 0.0f);
         barrier();
         for (int64_t head = mine(pool.heads, thread); head < mine(pool.heads, thread + 1); head++) {
-            mean_by_attention(pool.query + head * stride, image.tokens + skipped * stride, network.tokens - skipped, stride,
+            mean_by_attention(pool.query + head * stride, image.tokens + skipped * stride, network.averaged, stride,
                               own.head.logits, own.row);
             dense(pool.value, pool.value_bias, own.row, stride, head * depth, (head + 1) * depth, image.pooled);
         }
@@ -190,11 +190,11 @@ class Pass {
         std::fill_n(features, 2 * stride, 0.0f);
         if (network.pooling != MEAN) std::copy_n(normed(0), width, features);
         if (network.pooling == TOKEN) return;
-        for (int64_t t = network.skipped; t < network.tokens; t++) {
+        for (int64_t t = network.skipped; t < network.skipped + network.averaged; t++) {
             const float* x = normed(t);
             for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) + floats_at(x + i));
         }
-        const float share = 1.0f / (network.tokens - network.skipped);
+        const float share = 1.0f / network.averaged;
         for (int64_t i = 0; i < width; i += LANES) store(mean + i, floats_at(mean + i) * share);
     }
 

@@ -29,7 +29,7 @@ struct Network {
     const float *head_weight, *head_bias;  // (classes, features)
     Pool pool;
     int64_t block_count, heads, depth, filled_depth, tokens, width, classes, activation, gated, pooling;
-    int64_t skipped;  // tokens that pooling leaves out, before the others
+    int64_t skipped, averaged;  // tokens that pooling leaves out, and how many after them it takes
 
     Heads heads_of(const Block& block) const {
         const Turning turning{block.query_norm, block.key_norm, block.rotation, block.rotation_step, patches.prefix};

@@ -1,0 +1,123 @@
+"""The study file that `vitquant study` writes: an ordinary one, of a person's own images and model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from conftest import CLASSES
+from safetensors.torch import save_file
+
+from vitquant import experiment, inputs, new_study, params, recipes, yaml_files
+from vitquant.cli import main
+from vitquant.errors import VitquantError
+from vitquant.models.vit import preprocessing
+from vitquant.params import Params
+
+DEFAULT = Path(__file__).parents[1] / "params.yaml"
+
+
+def write(tmp_path: Path, **changes: Any) -> tuple[Params, str, Path]:
+    """The study, read as `vitquant experiment` reads it, and what it is said to classify by."""
+    file, why = new_study.write(new_study.Wanted(**changes), DEFAULT, tmp_path / "out")
+    study = params.validate(experiment.merge(file, DEFAULT, ()), file)
+    inputs.check(study, DEFAULT.with_name("dvc.yaml"))
+    preprocessing(study.model.name, study.data)
+    recipes.check(study, file)
+    return study, why, file
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of a classifier of as many classes as there are folders."""
+    save_file(timm.create_model("test_vit", num_classes=len(CLASSES)).state_dict(), tmp_path / "mine.safetensors")
+    return tmp_path / "mine.safetensors"
+
+
+def test_a_checkpoint_whose_classifier_fits_the_folders(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    study, why, file = write(tmp_path, images=images, model="test_vit", weights=checkpoint)
+    assert file.name == f"{study.study}.yaml"
+    assert experiment.NAME.fullmatch(study.study)
+    assert study.head == "own"
+    assert "6 classes: the folders' names, sorted" in why
+    assert (study.model.source, study.model.name) == ("file", "test_vit")
+    assert inputs.paths(study) == {"data.path": images, "model.path": checkpoint}
+    assert list(study.recipes) == list(new_study.QUICK)
+    assert study.calibration.images == 32  # 60 images, of which 36 are of the train split, and a tenth is spare
+    assert write(tmp_path, images=images, model="test_vit", weights=checkpoint)[2] == file  # the same again
+
+
+def test_a_classifier_of_other_classes(images: Path, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit", num_classes=9).state_dict(), tmp_path / "mine.pth")
+    study, why, _ = write(tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.pth")
+    assert study.head == "probe"
+    assert "the weights' classifier has 9 classes, and your images 6; --classes FILE says which they are" in why
+    listed = tmp_path / "classes"
+    listed.write_text("\n".join(["a", "b", "c", *CLASSES]))
+    study, why, _ = write(
+        tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.pth", classes=listed, name="listed"
+    )
+    assert study.head == "own"
+    assert inputs.paths(study)["model.classes"] == listed
+    listed.write_text("a\nb\n")
+    with pytest.raises(VitquantError, match="model.classes: it lists 2 classes, and the classifier has 9"):
+        write(tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.pth", classes=listed, name="wrong")
+
+
+def test_weights_without_a_classifier_and_those_that_timm_publishes(images: Path, tmp_path: Path) -> None:
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "mine.safetensors")
+    study, why, _ = write(tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.safetensors")
+    assert (study.head, why) == ("probe", "head: probe, fitted on your images: the weights have no classifier")
+    study, why, _ = write(tmp_path, images=images, model="vit_small_patch16_224.augreg_in21k_ft_in1k")
+    assert (study.model.source, study.head) == ("timm", "probe")
+    assert "has 1000 classes, and your images 6" in why
+    study, _, _ = write(tmp_path, images=images, model="vit_small_patch14_dinov2", head="features")
+    assert (study.head, study.embedding.neighbours) == ("features", 20)
+
+
+def test_recipes_by_their_names(images: Path, tmp_path: Path) -> None:
+    def names(name: str, *wanted: str) -> list[str]:
+        return list(write(tmp_path, images=images, model="test_vit", recipes=wanted, name=name)[0].recipes)
+
+    assert names("one", "vitquant-int8") == ["fp32", "vitquant-int8"]
+    assert names("all", "all") == list(yaml_files.read(DEFAULT)["recipes"])
+    with pytest.raises(VitquantError, match="--recipes: there is no 'int7': there are all, fp32, "):
+        names("none", "int7")
+
+
+def test_an_edited_study_is_not_overwritten(images: Path, tmp_path: Path) -> None:
+    _, _, file = write(tmp_path, images=images, model="test_vit", name="mine")
+    file.write_text(file.read_text().replace("images: 32", "images: 16"))
+    with pytest.raises(VitquantError, match="mine.yaml is there, and is another study: run it by `vitquant experiment"):
+        write(tmp_path, images=images, model="test_vit", name="mine")
+    assert "images: 16" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": Path("nowhere")}, "--images: nowhere is not a folder"),
+        ({"model": "resnet18"}, "model.name: 'resnet18' is of timm's module resnet: "),
+        ({"weights": Path("nowhere.pth")}, "--weights: nowhere.pth is not a file: name the one to use"),
+        ({"classes": Path("nowhere")}, "--classes: nowhere is not a file"),
+        ({"name": "a b"}, "--name: 'a b': take letters, digits, - and _ alone"),
+    ],
+)
+def test_what_is_not_there(images: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(VitquantError, match=says) as error:
+        write(tmp_path, **({"images": images, "model": "test_vit"} | change))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_it_wrote(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["--images", images, "--model", "test_vit", "--weights", checkpoint, "--recipes", "vitquant-int8,fp32"]
+    arguments += ["--out", tmp_path / "out", "--name", "mine", "--dry-run"]
+    result = CliRunner().invoke(main, ["--params", str(DEFAULT), "study", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    file = tmp_path / "out/mine.yaml"
+    assert result.output.startswith(f"{file}: head: own, the weights' classifier of 6 classes: ")
+    assert f"`vitquant experiment {file}`" in result.output
+    assert list(yaml_files.read(file)["recipes"]) == ["fp32", "vitquant-int8"]
