@@ -59,7 +59,7 @@ class Network:
         patches = pack.patches(
             tensors.pop("backbone.patch_embed.proj.weight"), tensors.pop("backbone.tokens")[0], its.side, its.prefix
         )
-        head = tensors.pop("head.weight").reshape(its.classes, -1, its.width)
+        head = tensors.pop("head.weight").reshape(its.classes, its.features // its.width, its.width)
         return packing.Network(
             patches,
             self._norm(tensors, "backbone.norm_pre", its.norm_before),

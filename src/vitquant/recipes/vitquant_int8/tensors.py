@@ -104,9 +104,10 @@ def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
     if description.pooling == "attention":
         own, pool_modules = _pool(backbone.attn_pool)
         tensors, modules = tensors | own, modules | pool_modules
-    modules["head"] = model.head
-    if not description.classes:
-        modules["head"] = nn.Linear(description.features, 0)
+    if description.classes:
+        modules["head"] = model.head
+    else:
+        tensors |= {"head.weight": torch.zeros(0, description.features), "head.bias": torch.zeros(0)}
     return tensors | {f"{name}.{part}": getattr(module, part) for name, module in modules.items()
                       for part in ("weight", "bias")}  # fmt: skip
 
