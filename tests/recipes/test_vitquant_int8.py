@@ -144,7 +144,7 @@ def test_only_plain_vits_are_taken(name: str, options: dict, why: str) -> None:
         options = options | {"embed_layer": partial(HybridEmbed, backbone=nn.Conv2d(3, 8, 16, 16))}
     model = nn.Module()
     model.backbone = timm.create_model(name, num_classes=0, **options)
-    model.head = nn.Linear(1, 3)
+    model.head, model.pooling = nn.Linear(1, 3), "own"
     if not why:
         assert vitquant_int8.describe(model).epsilon == 1e-3
         model.backbone.norm.eps = 1e-6

@@ -13,6 +13,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitquant.artifact import Pooling
 from vitquant.models import pooling
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization import smoothing
@@ -38,6 +39,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "heads of 36, norm before": {"embed_dim": 72, "num_heads": 2, "img_size": 24, "pre_norm": True},
     "five heads of 24, position of patches only": {"embed_dim": 120, "num_heads": 5, "no_embed_class": True},
     "distilled": {"kind": VisionTransformerDistilled, "embed_dim": 64, "num_heads": 1, "img_size": 24},
+    "distilled, both tokens": {
+        **{"kind": VisionTransformerDistilled, "embed_dim": 64, "num_heads": 1, "img_size": 24, "pooled": "two"},
+    },
+    "distilled, both tokens' mean": {
+        **{"kind": VisionTransformerDistilled, "embed_dim": 64, "num_heads": 1, "img_size": 24, "pooled": "own"},
+    },
+    "class token, registers": {"embed_dim": 72, "num_heads": 2, "reg_tokens": 2, "pooled": "class"},
+    "patches' mean, registers": {"embed_dim": 72, "num_heads": 2, "reg_tokens": 2, "pooled": "mean"},
     "any image size, no bias after attention": {
         **{"embed_dim": 64, "num_heads": 4, "dynamic_img_size": True, "proj_bias": False},
     },
@@ -75,17 +84,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
 class Classifier(ViTClassifier):
     """As the study's, with a backbone of one's own."""
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Any, pooled: Pooling | None = None) -> None:
         nn.Module.__init__(self)
-        self.backbone = backbone
-        self.head = nn.Linear(pooling.feature_width(backbone), CLASSES)
+        self.backbone, self.pooling = backbone, pooled or pooling.of_probe(backbone)
+        self.head = nn.Linear(self.feature_width, CLASSES)
 
 
 def classifier(name: str, seed: int = 0) -> Any:
     """One of NETWORKS, with random weights."""
     torch.manual_seed(seed)
     options = {"kind": VisionTransformer, **SMALL, **NETWORKS[name]}
-    model = Classifier(options.pop("kind")(**options)).requires_grad_(False).eval()
+    pooled = options.pop("pooled", None)
+    model = Classifier(options.pop("kind")(**options), pooled).requires_grad_(False).eval()
     for path, parameter in model.named_parameters():
         if path.endswith("bias_table"):
             parameter.copy_(torch.randn_like(parameter))
