@@ -18,6 +18,7 @@ import click
 from tabulate import tabulate
 
 from vitquant.artifact import open_artifact
+from vitquant.errors import VitquantError
 from vitquant.runtime import bundle
 
 MEASURE = """
@@ -47,7 +48,10 @@ def main(artifact: Path, rounds: int) -> None:
     """Measure ARTIFACT."""
     with tempfile.TemporaryDirectory() as folder:
         bundled = Path(folder) / "bundle"
-        bundle.write(open_artifact(artifact), bundled)
+        try:
+            bundle.write(open_artifact(artifact), bundled)
+        except VitquantError as error:
+            raise click.ClickException(str(error)) from None
         found: dict[str, list[list[float]]] = {name: [] for name in WAYS}
         for number in range(rounds + 1):
             for name, load in WAYS.items():

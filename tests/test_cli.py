@@ -97,9 +97,15 @@ def test_a_mistake_in_a_recipe_shows_before_the_work_begins(study: dict, tmp_pat
         ("recipes", "fp32", {"method": "int8_weight_only"}, "recipes.fp32: the baseline must be eager FP32"),
         ("cuda", "fp32", {"method": "fp64"}, "cuda.recipes.fp32.method: unknown recipe method 'fp64'"),
         ("recipes", "dynamic-int8", {"method": "fp32"}, "that name is the seed report's recipe"),
+        (
+            "cuda",
+            "weights",
+            {"method": "int8_weight_only"},
+            "params.yaml: cuda.recipes.weights.method: int8_weight_only runs on CPUs alone: take it out",
+        ),
     ],
 )
-def test_names_that_stand_for_a_recipe(
+def test_recipes_that_cannot_be_for_a_recipe(
     study: dict, tmp_path: Path, section: str, name: str, recipe: dict, message: str
 ) -> None:
     recipes = study["recipes"] if section == "recipes" else study["cuda"]["recipes"]
@@ -117,6 +123,16 @@ def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dic
     result = vitquant("check", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: model.name: 'resnet18' is of timm's module resnet: ")
+
+
+def test_so_does_another_that_is_timed_alone(study: dict, tmp_path: Path) -> None:
+    study["cuda"]["speed_only"] = ["test_vit", "vit_bass_patch14_dinov2"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
+    result = vitquant("check", cwd=tmp_path)
+    assert result.returncode == 1
+    said = "Error: params.yaml: cuda.speed_only: timm has no ViT 'vit_bass_patch14_dinov2': did you mean "
+    assert result.stderr.startswith(said)
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

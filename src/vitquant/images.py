@@ -5,12 +5,12 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vitquant.errors import VitquantError
 
@@ -28,6 +28,7 @@ and few have looked for holes in; EPS would start Ghostscript, an interpreter, o
 MAX_MEGAPIXELS = 80.0
 """Of an image, where the caller does not say otherwise: decoding it takes up to 9 bytes a pixel. Above 89, Pillow
 warns."""
+RGB = Field(min_length=3, max_length=3)
 
 
 class UndecodableError(VitquantError):
@@ -39,18 +40,18 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    resize: int
+    resize: PositiveInt
     """What `crop_mode` resizes to, pixels."""
-    crop: int
+    crop: PositiveInt
     """The side of the square cut out of the centre, pixels: the model's input size."""
     crop_mode: Literal["center", "squash", "border"] = "center"
     """timm's: `center` resizes the shorter side to `resize`, `squash` both, and `border` the longer; where an image
     then is smaller than the square, `border` fills it up with `mean`."""
     interpolation: Literal["bilinear", "bicubic"]
     """Of the resizing."""
-    mean: list[float]
+    mean: Annotated[list[Annotated[float, Field(gt=-1e6, lt=1e6)]], RGB]
     """Per RGB channel, on the 0 to 1 scale."""
-    std: list[float]
+    std: Annotated[list[Annotated[float, Field(gt=1e-6, lt=1e6)]], RGB]
     """Likewise."""
 
     def pixels(self, source: ImageSource, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
@@ -67,7 +68,11 @@ class Preprocessing(BaseModel):
         """
         name = ""
         if isinstance(source, str | os.PathLike):
-            name, source = f"{os.fspath(source)}: ", Path(source).read_bytes()
+            name = f"{os.fspath(source)}: "
+            try:
+                source = Path(source).read_bytes()
+            except ValueError as error:  # a NUL
+                raise VitquantError(f"{os.fspath(source)!r} is no path ({error}): name an image file") from None
         if not isinstance(source, bytes | Image.Image):
             raise VitquantError(f"an image is a path, a file's bytes, or one of Pillow's: not {type(source).__name__}")
         try:
@@ -121,12 +126,11 @@ class Preprocessing(BaseModel):
         """
         if not isinstance(images, np.ndarray | list | tuple):
             raise VitquantError(f"give images as a list, or as an array, not as {type(images).__name__}")
+        if isinstance(images, np.ndarray):
+            self.check(images, taker)
         if not len(images):
             raise VitquantError("there is no image to predict")
-        if not isinstance(images, np.ndarray):
-            return np.stack([self.pixels(image) for image in images])
-        self.check(images, taker)
-        return images
+        return images if isinstance(images, np.ndarray) else np.stack([self.pixels(image) for image in images])
 
     def check(self, images: Any, taker: str) -> None:
         """See that an array or a tensor is uint8 (N, crop, crop, 3).

@@ -3,32 +3,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import write_study_of_fp32
 
 from vitquant import recipes
 from vitquant.data.prepared import Prepared
 from vitquant.measure import operations, profiler
 from vitquant.params import Params, Recipe
-
-
-@pytest.mark.parametrize(
-    ("operator", "kind"),
-    [
-        ("quantized::linear_dynamic", "linear layers"),
-        ("aten::addmm", "linear layers"),
-        ("aten::mm", "linear layers"),
-        ("aten::bmm", "attention"),
-        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
-        ("aten::gelu", profiler.ELEMENTWISE),
-        ("aten::native_layer_norm", profiler.ELEMENTWISE),
-        ("aten::mkldnn_convolution", "linear layers"),
-        ("aten::add", profiler.ELEMENTWISE),
-        ("aten::copy_", "rest"),
-    ],
-)
-def test_operators_by_their_names(operator: str, kind: str) -> None:
-    assert profiler.kind(operator) == kind
 
 
 def test_the_time_of_each_kind(params: Params, prepared: Prepared, fp32: Path, tmp_path: Path) -> None:

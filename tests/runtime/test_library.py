@@ -1,5 +1,6 @@
 """The native code as a library: how it is compiled, cached, checked and loaded, and what it says of itself."""
 
+import hashlib
 import math
 import os
 import subprocess
@@ -129,15 +130,39 @@ def test_a_compiler_that_fails(cold: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_damaged_library_is_compiled_again(cold: Path) -> None:
-    library._compiled(library.NATIVE)  # and not loaded: what is spoiled below is not this process's memory
+    library._compiled(library.NATIVE)
     content = made(cold).read_bytes()
-    made(cold).write_bytes(content[: len(content) // 2])
+    file = made(cold)
+    file.unlink()  # what is spoiled is not this process's memory
+    file.write_bytes(content[: len(content) // 2])
     assert works()
     assert made(cold).read_bytes()[-32:] == content[-32:]
 
 
-def test_a_whole_library_that_does_not_load(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "g++ -c")  # an object file
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        "true",  # writes nothing
+        "g++ -c",  # an object file
+        "g++ -include /dev/null -Dinterface_version=another",  # a library of something else
+        """sh -c 'for name; do test "$last" = -o && : > "$name"; last="$name"; done' sh""",  # an empty file
+    ],
+)
+def test_a_compiler_that_makes_no_such_library(cold: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(UnsupportedError) as error:
+        Library()
+    assert "made no library that loads" in str(error.value)
+    assert "set CXX to a C++ compiler" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.suffix for path in cold.iterdir()] == [".lock"]
+
+
+def test_a_whole_library_that_does_not_load(cold: Path) -> None:
+    library._compiled(library.NATIVE)
+    file = made(cold)
+    file.unlink()
+    file.write_bytes(b"abacus" + hashlib.sha256(b"abacus").digest())
     with pytest.raises(UnsupportedError, match=r"\.so does not load .*: set VITQUANT_CACHE to another folder"):
         Library()
 

@@ -2,18 +2,25 @@
 
 import click
 
+from vitquant.errors import VitquantError
 from vitquant.stages.common import read_params
 
 
 @click.command("check")
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Check params.yaml whole: each key and value, the model's name and input, and the options of every recipe."""
+    """Check params.yaml whole: each key and value, the models' names and input, and the options of every recipe."""
     from vitquant import inputs, recipes
+    from vitquant.models.names import check_name
     from vitquant.models.vit import preprocessing
 
     params = read_params(context)
     file = context.find_root().params["params"]
     inputs.check(params, file.with_name("dvc.yaml"))
     preprocessing(params.model.name, params.data)
+    for name in params.cuda.speed_only:
+        try:
+            check_name(name)
+        except VitquantError as error:
+            raise VitquantError(f"{file}: cuda.speed_only: {str(error).removeprefix('model.name: ')}") from None
     recipes.check(params, file)

@@ -13,8 +13,8 @@ ELEMENTWISE = "norms, GELU, quantization, sums"
 PATTERNS = (  # a kind, and what the name of a CUDA kernel or CPU operator holds: the first that fits
     (ELEMENTWISE, r"triton_(poi|red|per)"),  # Inductor names them after all that they fuse
     ("attention", r"flash|fmha|attention|sdpa|softmax|\bbmm\b"),
-    (LINEAR, r"conv|implicit|gemm|nvjet|cutlass|cublas|triton_tem|linear|addmm|_mm\b|\bmm\b|matmul|int8_linear"),
-    (ELEMENTWISE, r"triton|layer_norm|gelu|elementwise|reduce|vectorized|aten::(add|sub|mul|div|cat|mean)_?\b"),
+    (LINEAR, r"conv|implicit|gemm|nvjet|cutlass|cublas|triton_tem|linear|addmm|_mm\b|\bmm\b|matmul|head_kernel"),
+    (ELEMENTWISE, r"triton|norm|gelu|elementwise|reduce|vectorized|aten::(add|sub|mul|div|cat|mean)_?\b"),
 )
 REST = "rest"
 KINDS = (LINEAR, "attention", ELEMENTWISE, REST)

@@ -70,9 +70,9 @@ class DynamicLinear(nn.Module):
         if levels.dtype == torch.int8:
             values = values.round()
         quantized = values.clamp(levels.lowest, levels.highest).to(levels.dtype)
-        return self.product(quantized, scale, inputs.dtype).reshape(*inputs.shape[:-1], -1)
+        return self._product(quantized, scale, inputs.dtype).reshape(*inputs.shape[:-1], -1)
 
-    def product(self, tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    def _product(self, tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         """Quantized tokens (N, in) and their scales, float32 (N, 1), to `dtype` (N, out)."""
         if self.levels.dtype == torch.int8:
             scaled = torch._int_mm(tokens, self.weight.t()).float() * scale * self.scale

@@ -83,11 +83,13 @@ def check(params: Params, file: Path) -> None:
     Two names stand for what they are: `fp32` for the baseline, `dynamic-int8` for the seed report's recipe.
 
     Raises:
-        VitquantError: one has not, or is another recipe than its name stands for.
+        VitquantError: one has not, is another recipe than its name stands for, or stands under `cuda` and runs on none.
     """
     for section, recipes in (("recipes", params.recipes), ("cuda.recipes", params.cuda.recipes)):
         for name, recipe in recipes.items():
-            check_options(name, recipe, section, file)
+            options = check_options(name, recipe, section, file)
+            if section == "cuda.recipes" and "cuda" not in method(recipe.method).traits(options).devices:
+                raise VitquantError(f"{file}: {section}.{name}.method: {recipe.method} runs on CPUs alone: take it out")
         own = recipes[BASELINE]
         if method(own.method).traits(check_options(BASELINE, own)) != FP32:
             raise VitquantError(f"{file}: {section}.{BASELINE}: the baseline must be eager FP32: use method: fp32")

@@ -47,12 +47,6 @@ def write(artifact: Artifact, out: Path) -> None:
     packed = classifier.read(artifact, library)
     whole, addresses = packed.image()
     its, spec = packed.description, artifact.spec
-    classes, side = len(spec.classes), spec.preprocessing.crop
-    if (classes, side) != (its.classes, its.side):
-        raise VitquantError(
-            f"{artifact.path}: recipe.json has {classes} classes, {side} pixels; network.json {its.classes} and "
-            f"{its.side}: make it again with `dvc repro`"
-        )
     with files.atomic(out) as partial:
         partial.mkdir()
         whole.tofile(partial / "network.bin")

@@ -15,7 +15,7 @@ from vitquant.images import ImageSource
 from vitquant.runtime import description
 from vitquant.runtime.description import MEND
 from vitquant.runtime.library import Library
-from vitquant.runtime.network import Network
+from vitquant.runtime.network import Network, check_threads
 
 METHOD = "vitquant_int8"
 
@@ -28,10 +28,14 @@ class Classifier:
     Args:
         artifact: opened.
         packed: its network.
-        threads: that a call runs on.
+        threads: that a call runs on, from 1 to 1024.
+
+    Raises:
+        VitquantError: another number of threads.
     """
 
     def __init__(self, artifact: Artifact, packed: Network, threads: int) -> None:
+        check_threads(threads)
         self.artifact, self.threads = artifact, threads
         self._network = packed
 
@@ -55,7 +59,11 @@ class Classifier:
         return preprocessing.normalised(preprocessing.batch(images, str(self.artifact.path)))
 
     def forward(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images, float32 (N, 3, H, W), to logits and embedding, float32 (N, C + D)."""
+        """Preprocessed images, float32 (N, 3, H, W), to logits and embedding, float32 (N, C + D).
+
+        Raises:
+            VitquantError: an array of another shape or type, or none.
+        """
         return self._network.forward(inputs, self.threads)
 
     def __call__(self, images: NDArray[np.uint8] | Sequence[ImageSource]) -> NDArray[np.float32]:
@@ -78,16 +86,16 @@ def load(path: Path | str, threads: int | None = None) -> Classifier:
 
     Args:
         path: the artifact's directory.
-        threads: that a call runs on; all cores that this process may use, if not said.
+        threads: that a call runs on, from 1 to 1024; as many as cores that this process may use, if not said.
 
     Raises:
-        VitquantError: it is damaged, or of another method.
+        VitquantError: it is damaged, or of another method; or another number of threads.
         UnsupportedError: it says that it cannot run where it was made, or was made for another CPU; or there is no
             compiled code, and no compiler.
     """
     artifact = open_artifact(Path(path))
     check(artifact)
-    return Classifier(artifact, read(artifact), threads or cpu.cores())
+    return Classifier(artifact, read(artifact), cpu.cores() if threads is None else threads)
 
 
 def check(artifact: Artifact) -> None:
@@ -110,11 +118,16 @@ def read(artifact: Artifact, library: Library | None = None) -> Network:
         library: to pack for; this CPU's, if not said.
 
     Raises:
-        VitquantError: it has no weights, not in that format, or not those of its network.
+        VitquantError: it has no weights, not in that format, or not those of its network; or recipe.json is of another.
         UnsupportedError: as `load`.
     """
-    file = artifact.path / WEIGHTS_FILE
+    file, spec = artifact.path / WEIGHTS_FILE, artifact.spec
     its = description.read(artifact.path)
+    pairs = {"classes": (len(spec.classes), its.classes), "preprocessing.crop": (spec.preprocessing.crop, its.side)}
+    for key, (own, expected) in pairs.items():
+        if own != expected:
+            what = f"{key}: {own}, but {description.FILE} says {expected}"
+            raise VitquantError(f"{artifact.path / SPEC_FILE}: {what}: {MEND}")
     try:
         tensors = load_file(file)
     except FileNotFoundError:

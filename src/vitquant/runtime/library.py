@@ -134,6 +134,13 @@ def _compile(library: Path, flags: list[str]) -> None:
         with partial.open("ab") as file:
             file.write(bytes.fromhex(files.sha256(partial)))
         partial.chmod(0o700)  # whatever the umask
+        try:
+            ctypes.CDLL(str(partial))["interface_version"]
+        except (OSError, AttributeError) as error:
+            raise UnsupportedError(
+                f"{shlex.join(command)} made no library that loads ({error}): set CXX to a C++ compiler, or "
+                "VITQUANT_CACHE to a folder that programs run from"
+            ) from None
 
 
 def _compiler() -> list[str]:

@@ -13,6 +13,7 @@ from vitquant.runtime import packing
 from vitquant.runtime.description import ACTIVATIONS, LINEAR, MEND, POOLINGS, Description
 from vitquant.runtime.library import Library
 from vitquant.runtime.packing import Packer
+from vitquant.runtime.run import MOST_THREADS
 
 SHOWN = 5  # problems of an artifact
 BASE_2 = np.float32(np.log2(np.e))  # what logits are multiplied by, so that softmax takes powers of 2
@@ -165,18 +166,20 @@ class Network:
 
         Args:
             pixels: normalised, float32 (N, channels, side, side).
-            threads: how many to run on.
+            threads: how many to run on, from 1 to MOST_THREADS.
 
         Returns:
             float32 (N, classes + width).
 
         Raises:
-            VitquantError: images of another shape or type.
+            VitquantError: images of another shape or type, or another number of threads.
         """
         its = self.description
-        if pixels.dtype != np.float32 or pixels.shape[1:] != (its.channels, its.side, its.side):
+        check_threads(threads)
+        found = (pixels.dtype, pixels.shape) if isinstance(pixels, np.ndarray) else (type(pixels).__name__, ())
+        if found[0] != np.float32 or found[1][1:] != (its.channels, its.side, its.side):
             wanted = f"(N, {its.channels}, {its.side}, {its.side})"
-            raise VitquantError(f"images must be float32 of shape {wanted}, not {pixels.dtype} {pixels.shape}")
+            raise VitquantError(f"images must be an array of float32 of shape {wanted}, not {found[0]} {found[1]}")
         pixels = np.ascontiguousarray(pixels)
         outputs = np.empty((len(pixels), its.classes + its.width), np.float32)
         addresses = (c_void_p(array.ctypes.data) for array in (pixels, outputs))
@@ -206,6 +209,16 @@ class Network:
         for place in places:
             words[place // 8] = moved[int(words[place // 8])]
         return whole, places
+
+
+def check_threads(threads: int) -> None:
+    """See that a call can run on so many threads: libgomp ends a process that asks for more than the system gives.
+
+    Raises:
+        VitquantError: it cannot.
+    """
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise VitquantError(f"threads must be a whole number from 1 to {MOST_THREADS}, not {threads!r}")
 
 
 def _check(shapes: Mapping[str, tuple[str, tuple[int, ...]]], tensors: Mapping[str, Any], what: str) -> None:

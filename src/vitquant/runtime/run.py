@@ -22,7 +22,7 @@ except ImportError:
     raise
 
 HERE = Path(__file__).resolve().parent
-MOST_THREADS = 1024
+MOST_THREADS = 1024  # libgomp ends the process where the system gives no more; Linux gives some 32,000 by default
 
 
 def read_facts() -> dict[str, Any]:

@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitquant.errors import UnsupportedError
 from vitquant.models.vit import ViTClassifier
-from vitquant.quantization import rounding, smoothing
+from vitquant.quantization import folding, rounding, smoothing
 from vitquant.quantization.families import LAYERS
 from vitquant.quantization.layers import FLOAT8, TINY
 from vitquant.quantization.observe import Ranges, observe
@@ -52,7 +52,7 @@ def quantize(
     tensors: dict[str, Tensor] = {}
     for index, block in enumerate(model.backbone.blocks):
         path = f"backbone.blocks.{index}"
-        fold_scales(block)
+        folding.fold_scales(block, math.log2(math.e))  # for a softmax in base 2
         steps = {"attn.proj": 1.0, "mlp.fc2": 1.0}
         if number in TOP:
             if static:
@@ -89,27 +89,7 @@ def expected(model: ViTClassifier, number: str, *, static: bool) -> dict[str, Te
 
 def positions(model: ViTClassifier, shape: Shape) -> Tensor:
     """What each token starts with, float32 (tokens, width): its position, and of the first ones also the token."""
-    backbone: Any = model.backbone
-    across = backbone.patch_embed.grid_size
-    zeros = (
-        torch.zeros(1, *across, shape.width)
-        if backbone.dynamic_img_size
-        else torch.zeros(1, shape.patches, shape.width)
-    )
-    table: Tensor = backbone._pos_embed(zeros)[0]
-    return table.detach()
-
-
-def fold_scales(block: Any) -> None:
-    """Fold the queries' factor, log₂(e) / √head for a softmax in base 2, and LayerScale into weights, in place."""
-    attention = block.attn
-    queries = slice(None, attention.qkv.out_features // 3)
-    for parameter in (attention.qkv.weight, attention.qkv.bias):
-        parameter[queries] *= math.log2(math.e) * attention.head_dim**-0.5
-    for layer, scale in ((attention.proj, block.ls1), (block.mlp.fc2, block.ls2)):
-        if not isinstance(scale, nn.Identity):
-            layer.weight *= scale.gamma[:, None]
-            layer.bias *= scale.gamma
+    return folding.positions(model.backbone, torch.zeros(shape.width))[0][0].detach()
 
 
 def _after_gelu(path: str, block: Any, own: Smoothing | None, step: float) -> dict[str, Tensor]:

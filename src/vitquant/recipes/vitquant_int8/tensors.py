@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitquant.quantization import families, rounding
+from vitquant.quantization import rounding
 from vitquant.quantization.families import LAYERS
+from vitquant.quantization.folding import fold_scales, positions
 from vitquant.runtime.description import Description
 
 
@@ -24,7 +25,7 @@ def block_tensors(
         moments: of each linear layer's inputs, by path and name; they are taken out.
         most: as `Library.largest_weight_sum`.
     """
-    _fold_scales(block)
+    fold_scales(block)
     tensors = {f"{path}.mlp.centre": centre, f"{path}.mlp.inverse": inverse}
     norms = {name: part for name, part in block.named_modules() if isinstance(part, nn.LayerNorm)}
     for name, norm in norms.items():
@@ -35,22 +36,6 @@ def block_tensors(
     _order_pairs(path, block.attn, tensors)
     table = getattr(block.attn, "relative_position_bias_table", None)
     return tensors if table is None else tensors | {f"{path}.attn.bias": table}
-
-
-def _fold_scales(block: Any) -> None:
-    """Fold attention's 1/√depth into the queries, or their norm, and LayerScale into proj and fc2, in place."""
-    attention = block.attn
-    depth, queries = attention.head_dim, slice(None, attention.qkv.out_features // 3)
-    if isinstance(attention.q_norm, nn.LayerNorm):
-        layer, queries = attention.q_norm, slice(None)
-    else:
-        layer = attention.qkv
-    for parameter in (layer.weight, layer.bias):
-        parameter[queries] *= depth**-0.5
-    for layer, gamma in zip((attention.proj, block.mlp.fc2), families.layer_scales(block), strict=True):
-        if gamma is not None:
-            layer.weight *= gamma[:, None]
-            layer.bias *= gamma
 
 
 def _quantize(name: str, layer: Any, moment: Tensor, most: int | None) -> dict[str, Tensor]:
@@ -85,14 +70,9 @@ def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
     `backbone.rotation`, (tables, patches, 2, depth / 2), has the sines and the cosines of what each pair turns by.
     """
     backbone = model.backbone
-    conv, grid = backbone.patch_embed.proj, backbone.patch_embed.grid_size
-    nothing = torch.zeros(1, *grid, backbone.embed_dim)
-    if conv.bias is not None:
-        nothing += conv.bias
-    tensors = {"backbone.patch_embed.proj.weight": conv.weight}
-    is_grid = getattr(backbone, "dynamic_img_size", False)
-    tokens, rope = _positions(backbone, nothing if is_grid else nothing.flatten(1, 2))
-    tensors["backbone.tokens"] = tokens
+    conv = backbone.patch_embed.proj
+    tokens, rope = positions(backbone, torch.zeros(backbone.embed_dim) if conv.bias is None else conv.bias)
+    tensors = {"backbone.patch_embed.proj.weight": conv.weight, "backbone.tokens": tokens}
     if rope is not None:
         half = backbone.blocks[0].attn.rotate_half
         parts = torch.stack(rope.float().chunk(2, -1), dim=-2).reshape(-1, description.patches, 2, description.depth)
@@ -110,15 +90,6 @@ def other_tensors(model: Any, description: Description) -> dict[str, Tensor]:
         tensors |= {"head.weight": torch.zeros(0, description.features), "head.bias": torch.zeros(0)}
     return tensors | {f"{name}.{part}": getattr(module, part) for name, module in modules.items()
                       for part in ("weight", "bias")}  # fmt: skip
-
-
-def _positions(backbone: Any, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Tokens with their positions, (1, tokens, width), and the patches' rotations, if there are."""
-    if not hasattr(backbone, "_pos_embed"):  # BEiT
-        tokens = torch.cat([backbone.cls_token, patches], dim=1)
-        return (tokens if backbone.pos_embed is None else tokens + backbone.pos_embed), None
-    positions = backbone._pos_embed(patches)
-    return positions if isinstance(positions, tuple) else (positions, None)
 
 
 def _pool(pool: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
