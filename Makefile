@@ -47,7 +47,7 @@ draws: setup ## measure how much of the accuracy is the draw of calibration imag
 	@vitquant draws
 
 test: setup ## run the tests, a file in each of up to four processes
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check format, lint, types, the Dockerfile and the stages' dependencies
 	ruff format --check
