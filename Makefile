@@ -47,7 +47,8 @@ draws: setup ## measure how much of the accuracy is the draw of calibration imag
 	@vitquant draws
 
 test: setup ## run the tests, a file in each of up to four processes
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@# passive: threads that spin while they wait would take the cores from the other processes
+	OMP_WAIT_POLICY=passive pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check format, lint, types, the Dockerfile and the stages' dependencies
 	ruff format --check

@@ -22,7 +22,17 @@ from vitquant.params import Params, Recipe
 
 CLASSES = ("disc", "noise", "square", "stripes", "waves", "yellow")
 SIDE = 64  # pixels; test_vit has patches of 16
+LONGEST = (  # files whose tests take longest; the study that the second of e2e copies has run by then
+    *("e2e/test_pipeline.py", "recipes/test_contract.py", "measure/test_benchmark.py", "e2e/test_stale.py"),
+    *("engines/test_inductor.py", "measure/test_cuda_benchmark.py", "measure/test_tails.py", "measure/test_draws.py"),
+)
 PREPROCESSING = Preprocessing(resize=72, crop=SIDE, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: one left over would keep a single process busy when the others are done."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def draw_image(label: str, seed: int) -> Image.Image:

@@ -30,12 +30,6 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
             id="how predictions are made",
         ),
         pytest.param(
-            "analysis/statistics.py",
-            "# changed",
-            {"tails", "report"},
-            id="the intervals",
-        ),
-        pytest.param(
             "images.py",
             "# changed",
             QUANTIZE
@@ -48,12 +42,6 @@ def test_a_copy_at_another_place_is_up_to_date_and_reruns_nothing(study: Study) 
             "// changed",
             {"quantize@vitquant-int8", "evaluate@vitquant-int8", "benchmark", "profile", "tails"},
             id="one recipe's kernels",
-        ),
-        pytest.param(
-            "report/template.md",
-            "Changed.",
-            {"report"},
-            id="the report's words",
         ),
     ],
 )
@@ -89,6 +77,9 @@ def test_kernels_rerun_their_recipe_and_what_joins_it(study: Study) -> None:
     Nothing else does: no other recipe is quantized or evaluated again.
     """
     before, timed = study.metrics()["recipes"], (study.root / "results/benchmark.json").read_text()
+    params = study.params()
+    params["benchmark"] |= {"launches": 1, "batches": [{"size": 1, "rounds": 2}]}  # less of what takes long
+    study.write_params(params)
     study.append("src/vitquant/runtime/native/linear.h", "// changed")
     assert set(study.repro()) == {
         *("quantize@vitquant-int8", "evaluate@vitquant-int8"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitquant import artifact
+from vitquant import cache as compiled_code
 from vitquant.artifact import Artifact
 from vitquant.engines import inductor
 from vitquant.errors import UnsupportedError, VitquantError
@@ -167,10 +168,12 @@ except here.VitquantError as reason:
 """
 
 
-@pytest.mark.parametrize(
-    ("cache", "temporary"),
-    [("a b", "plain"), ("plain", "a b"), ("it's", "plain"), ("ü", "plain"), ("line\nline", "plain"), ("a b", "a b")],
-)
+@pytest.mark.parametrize(("name", "survives"), [("a b", False), ("it's", False), ("line\nline", False), ("ü", True)])
+def test_what_survives_a_command(tmp_path: Path, name: str, survives: bool) -> None:
+    assert compiled_code.survives_a_command(tmp_path / name) == survives
+
+
+@pytest.mark.parametrize(("cache", "temporary"), [("it's a\nline", "plain"), ("ü", "a b"), ("a b", "a b")])
 def test_odd_characters_in_the_cache_s_or_the_temporary_folder_s_path(
     fp32: Path, tmp_path: Path, cache: str, temporary: str
 ) -> None:

@@ -3,14 +3,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import write_study_of_fp32
+from test_worker import whole_alone
 
 from vitquant import artifact
 from vitquant.data.prepared import Prepared
@@ -19,6 +18,7 @@ from vitquant.measure import benchmark, cpu_benchmark, memory, slowness
 from vitquant.measure.worker import Worker
 from vitquant.params import Batch, Benchmark
 from vitquant.predictor import CPU
+from vitquant.results import benchmark as results
 from vitquant.results.benchmark import Benchmarked, Measured, Memory
 from vitquant.traits import FP32
 
@@ -33,28 +33,40 @@ PARAMS = Benchmark(
 )
 
 
-def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(
-    fp32: Path, prepared: Prepared, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def result(fp32: Path, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> results.Benchmark:
+    """Of the baseline on two cores, of a copy, which a limit that all exceed calls slow, and of what cannot run."""
+
     def fill(directory: Path) -> dict:
         raise UnsupportedError("no such instruction")
 
-    artifact.write(tmp_path / "absent", artifact.open_artifact(fp32).spec, fill)
-    result = cpu_benchmark.run([fp32, tmp_path / "absent"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
+    folder = tmp_path_factory.mktemp("artifacts")
+    paths = [folder / name for name in ("fp32", "other", "absent")]
+    for path in paths[:2]:
+        shutil.copytree(fp32, path)
+    artifact.write(paths[2], artifact.open_artifact(fp32).spec, fill)
+    return cpu_benchmark.run(paths, prepared.path, PARAMS, 2, max_slowdown=1e-9, powercap=folder)
+
+
+def measured(result: results.Benchmark, name: str) -> Measured:
+    found = result.recipes[name].measured
+    assert found
+    return found
+
+
+def test_every_artifact_is_measured_and_one_that_cannot_run_is_named(result: results.Benchmark, fp32: Path) -> None:
     assert result.recipes["absent"] == Benchmarked(traits=FP32, unavailable="no such instruction")
-    measured = result.recipes[fp32.name].measured
-    assert measured
-    assert rounds(measured) == {1: [4, 4], 30: [2, 2]}
-    assert [len(times) for times in measured.from_file_ms] == [4, 4]
-    assert measured.size_bytes == artifact.open_artifact(fp32).size_bytes
-    assert measured.artifact_sha256 == artifact.open_artifact(fp32).sha256
-    assert len(measured.memory_bytes) == 2
-    for taken in measured.memory_bytes:
+    baseline = measured(result, "fp32")
+    assert rounds(baseline) == {1: [4, 4], 30: [2, 2]}
+    assert [len(times) for times in baseline.from_file_ms] == [4, 4]
+    assert baseline.size_bytes == artifact.open_artifact(fp32).size_bytes
+    assert baseline.artifact_sha256 == artifact.open_artifact(fp32).sha256
+    assert len(baseline.memory_bytes) == 2
+    for taken in baseline.memory_bytes:
         assert taken.load_peak >= taken.model > 0
         assert taken.peak.keys() == {1, 30}
         assert taken.peak[30] > taken.peak[1]
-    assert measured.trials == {}  # on one core there is one way
-    assert result.environment.threads == 1
+    assert result.environment.threads == 2
     assert result.register_products_per_s.keys() >= {"int8", "float32"}
     assert result.products_per_image > 1e6
     assert len(result.conditions) == 2
@@ -65,14 +77,27 @@ def rounds(measured: Measured) -> dict[int, list[int]]:
     return {size: [len(times) for times in launches] for size, launches in measured.latency_ms.items()}
 
 
-def test_a_batch_is_timed_the_faster_way_of_two(fp32: Path, prepared: Prepared) -> None:
+def test_a_batch_is_timed_the_faster_way_of_two(result: results.Benchmark) -> None:
     """Both are tried in a launch before the others where every core can have an image, and those do as it found."""
-    result = benchmark.measured(cpu_benchmark.run([fp32], prepared.path, PARAMS, threads=2, max_slowdown=1e9).recipes)
-    measured = result[fp32.name]
-    assert measured.trials.keys() == {30}
-    assert measured.trials[30].is_split == (measured.trials[30].split_ms < measured.trials[30].whole_ms)
-    assert not measured.is_split(1)
-    assert rounds(measured) == {1: [4, 4], 30: [2, 2]}
+    baseline = measured(result, "fp32")
+    assert baseline.trials.keys() == {30}
+    assert baseline.trials[30].is_split == (baseline.trials[30].split_ms < baseline.trials[30].whole_ms)
+    assert not baseline.is_split(1)
+
+
+def test_a_slow_recipe_is_timed_briefly(result: results.Benchmark) -> None:
+    """Any recipe is, by a limit that all exceed; the baseline is always timed in full."""
+    other = measured(result, "other")
+    assert rounds(other) == {1: [slowness.PASSES]}  # of the first launch, beside the baseline's
+    assert len(other.memory_bytes) == 1
+    assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (other.slow or "")
+    assert not measured(result, "fp32").slow
+
+
+def test_a_cpu_without_counters_is_measured_without_energy(result: results.Benchmark) -> None:
+    assert (result.unavailable_energy or "").startswith("this kernel offers no RAPL counters (")
+    assert result.idle_w is None
+    assert measured(result, "fp32").energy_mj == {}
 
 
 @pytest.fixture
@@ -87,27 +112,13 @@ def test_a_launch_on_a_busy_machine_is_repeated_as_often_as_allowed(
     fp32: Path, prepared: Prepared, busy: float
 ) -> None:
     bound = PARAMS.model_copy(
-        update={"max_busy_pct": busy, "max_repeats": 2, "batches": [Batch(size=1, rounds=300)], "launches": 1}
+        update={"max_busy_pct": busy, "max_repeats": 1, "batches": [Batch(size=1, rounds=300)], "launches": 1}
     )
     result = cpu_benchmark.run([fp32], prepared.path, bound, threads=1, max_slowdown=1e9)
-    assert [launch.busy_pct > busy for launch in result.repeated] == [True, True]
+    assert [launch.busy_pct > busy for launch in result.repeated] == [True]
     assert len(result.conditions) == 1
-    measured = result.recipes[fp32.name].measured
-    assert measured
-    assert rounds(measured) == {1: [300]}
-
-
-def test_a_slow_recipe_is_timed_briefly(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
-    """Any recipe is, by a limit that all exceed; the baseline is always timed in full."""
-    paths = [tmp_path / "other", tmp_path / "fp32"]
-    for path in paths:
-        shutil.copytree(fp32, path)
-    result = benchmark.measured(cpu_benchmark.run(paths, prepared.path, PARAMS, threads=1, max_slowdown=1e-9).recipes)
-    assert rounds(result["other"]) == {1: [slowness.PASSES]}  # of the first launch, beside the baseline's
-    assert rounds(result["fp32"]) == {1: [4, 4], 30: [2, 2]}
-    assert len(result["other"].memory_bytes) == 1
-    assert "set max_slowdown, now 1e-09, higher to have it measured in full" in (result["other"].slow or "")
-    assert not result["fp32"].slow
+    assert rounds(measured(result, fp32.name)) == {1: [300]}
+    assert measured(result, fp32.name).trials == {}  # on one core there is one way
 
 
 def test_a_damaged_artifact_ends_the_benchmark(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
@@ -117,27 +128,25 @@ def test_a_damaged_artifact_ends_the_benchmark(fp32: Path, prepared: Prepared, t
         cpu_benchmark.run([tmp_path / "bad"], prepared.path, PARAMS, threads=1, max_slowdown=1e9)
 
 
-@pytest.mark.parametrize("victim", ["other", "fp32"])
+@pytest.mark.parametrize("names", [["fp32", "other"], ["fp32"]])
 def test_a_process_that_dies_in_a_launch_ends_its_recipe_or_the_baseline_all(
-    fp32: Path, prepared: Prepared, tmp_path: Path, victim: str
+    fp32: Path, prepared: Prepared, tmp_path: Path, names: list[str]
 ) -> None:
-    paths = [tmp_path / "fp32", tmp_path / "other"]
-    for path in paths:
-        shutil.copytree(fp32, path)
-
+    """The process of the last recipe is killed after the first round."""
+    paths = [shutil.copytree(fp32, tmp_path / name) for name in names]
     others = set(psutil.Process().children())  # of this test run, of which some are workers of pools
 
     def kill() -> None:
         started = [child for child in psutil.Process().children() if child not in others]
         workers = [child for child in started if "spawn_main" in " ".join(child.cmdline())]
-        by_age = sorted(workers, key=psutil.Process.create_time)
-        if len(by_age) == len(paths):
-            by_age[[path.name for path in paths].index(victim)].kill()
+        if len(workers) == len(paths):
+            max(workers, key=lambda worker: (worker.create_time(), worker.pid)).kill()
 
     def run() -> benchmark.Recipes:
-        return benchmark.run(paths, prepared.path, PARAMS, 1, CPU, between=kill).recipes
+        once = PARAMS.model_copy(update={"launches": 1})
+        return benchmark.run(paths, prepared.path, once, 1, CPU, between=kill).recipes
 
-    if victim == "fp32":
+    if names == ["fp32"]:
         with pytest.raises(VitquantError, match="fp32, the baseline of every ratio, could not be measured: its proc"):
             run()
         return
@@ -145,7 +154,7 @@ def test_a_process_that_dies_in_a_launch_ends_its_recipe_or_the_baseline_all(
     assert recipes["other"] == Benchmarked(traits=FP32, unavailable="its process died with exit code -9")
     left = recipes["fp32"].measured
     assert left
-    assert rounds(left) == {1: [4, 4], 30: [2, 2]}
+    assert rounds(left) == {1: [4], 30: [2]}
 
 
 def test_a_batch_size_that_fails_in_a_later_launch_is_left_out_of_all() -> None:
@@ -170,29 +179,12 @@ def test_a_batch_size_that_fails_in_a_later_launch_is_left_out_of_all() -> None:
     assert done["own"] == Benchmarked(traits=FP32, unavailable="it died")
 
 
-def _whole_alone(connection: Connection) -> None:
-    while True:
-        question, _, _, split = connection.recv()
-        connection.send(0.5 if question == "time" else "out of memory" if split else 1)
-
-
 def test_a_batch_that_cannot_be_split_is_timed_whole() -> None:
     own = Measured(artifact_sha256="ab" * 32, size_bytes=1, memory_bytes=[Memory(model=1, load_peak=1)], latency_ms={})
-    worker = Worker(_whole_alone)
+    worker = Worker(whole_alone)
     launch = benchmark.Launch("trial", {"own": worker}, {"own": Benchmarked(traits=FP32, measured=own)})
     assert benchmark._trial(launch, "own", 8, [False, True], 1) == {False: 500.0}
     assert own.unavailable_batches == {}
-    worker.close()
-
-
-def _die(connection: object) -> None:
-    os.kill(os.getpid(), signal.SIGILL)
-
-
-def test_a_process_that_dies_is_unsupported_not_a_crash() -> None:
-    worker = Worker(_die)
-    with pytest.raises(UnsupportedError, match=f"died with exit code -{int(signal.SIGILL)}"):
-        worker.receive()
     worker.close()
 
 
@@ -230,17 +222,3 @@ def test_control_c_ends_the_benchmark_in_one_line_and_its_processes(
     psutil.wait_procs(workers, timeout=60)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     assert not list(tmp_path.glob("*benchmark.json*"))
-
-
-def _never_waits(connection: object) -> None:
-    connection.send("ready")  # type: ignore[attr-defined]
-    while True:
-        time.sleep(1)
-
-
-def test_a_worker_that_does_not_wait_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitquant.measure.worker.GRACE", 0.1)
-    worker = Worker(_never_waits)
-    assert worker.receive() == "ready"
-    worker.close()
-    assert not psutil.pid_exists(worker.pid)

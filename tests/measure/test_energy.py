@@ -141,12 +141,3 @@ def test_the_cpu_s_energy_at_the_smallest_batch_size(fp32: Path, prepared: Prepa
     measured = result.recipes[fp32.name].measured
     assert measured
     assert measured.energy_mj.keys() == {1}
-
-
-def test_a_cpu_without_counters_is_measured_without_energy(fp32: Path, prepared: Prepared, tmp_path: Path) -> None:
-    result = cpu_benchmark.run([fp32], prepared.path, PARAMS, 1, max_slowdown=1e9, powercap=tmp_path)
-    assert result.unavailable_energy == f"this kernel offers no RAPL counters ({tmp_path})"
-    assert result.idle_w is None
-    measured = result.recipes[fp32.name].measured
-    assert measured
-    assert measured.energy_mj == {}

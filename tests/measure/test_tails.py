@@ -1,16 +1,16 @@
 """Tails, measured: of a recipe that loads, of one that cannot, and by the stage, of the one that is recommended."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import handmade
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import mini_study
 
 from vitquant import artifact, recipes
+from vitquant.cli import main
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError
 from vitquant.measure import accuracy, tails
@@ -28,14 +28,13 @@ def artifacts(params: Params, fp32: Path, tmp_path: Path) -> Path:
     return tmp_path / "artifacts"
 
 
-@pytest.mark.parametrize("name", ["fp32", "dynamic-int8"])
-def test_so_many_passes_are_timed(params: Params, prepared: Prepared, artifacts: Path, name: str) -> None:
+def test_so_many_passes_are_timed(params: Params, prepared: Prepared, fp32: Path) -> None:
     benchmark = params.benchmark.model_copy(update={"tail_passes": 123})
-    found = tails.run(artifacts / name, prepared.path, benchmark, threads=1).timed
+    found = tails.run(fp32, prepared.path, benchmark, threads=1).timed
     assert found
-    assert (found.recipe, len(found.latency_ms)) == (name, 123)
+    assert (found.recipe, len(found.latency_ms)) == (fp32.name, 123)
     assert len(set(found.latency_ms)) > 1  # each pass, and not their mean
-    assert found.artifact_sha256 == artifact.open_artifact(artifacts / name).sha256
+    assert found.artifact_sha256 == artifact.open_artifact(fp32).sha256
     assert found.environment.threads == 1
     assert 1000 * found.conditions.seconds > 0.9 * sum(found.latency_ms)  # the watch looked on meanwhile
 
@@ -50,19 +49,20 @@ def test_what_cannot_run_has_its_reason(params: Params, prepared: Prepared, fp32
 
 
 def test_the_stage_times_the_recommended_recipe_or_says_why_not(
-    images: Path, prepared: Prepared, artifacts: Path, tmp_path: Path
+    images: Path, prepared: Prepared, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of results made by hand in which INT8 is faster: it loses too much, then nothing, then accuracy is not known."""
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(mini_study(images)))
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(mini_study(images)))
     inputs = handmade.stages(prepared, tmp_path / "stages")
 
     def measured() -> Tails:
-        command = [sys.executable, "-c", "from vitquant.cli import main; main()", "tails"]
+        command = ["tails", "--artifacts", str(artifacts), "--out", "tails.json"]
         for name in ("accuracy", "predictions", "benchmark", "data"):
             command += [f"--{name}", str(getattr(inputs, name))]
-        command += ["--artifacts", str(artifacts), "--out", "tails.json"]
-        subprocess.run(command, cwd=tmp_path, check=True)
-        return form.read(tmp_path / "tails.json", Tails)
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+        return form.read(Path("tails.json"), Tails)
 
     lossy = measured().timed
     assert lossy

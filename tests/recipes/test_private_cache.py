@@ -72,9 +72,15 @@ def test_a_link_to_the_whole_cache_is_the_persons_own(own: Path) -> None:
 
 
 @SPOILED
-def test_compiled_native_code_of_others_are_not_loaded(own: Path, spoil: Spoil, problem: str) -> None:
-    Library()
-    spoil(next((own / "compiled").glob("*.so")))
+def test_compiled_native_code_of_others_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, problem: str
+) -> None:
+    library = Library().path
+    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "cache"))
+    own = compiled_code.path("x").with_name(library.name)
+    shutil.copy(library, own)
+    assert Library().path == own
+    spoil(own)
     with pytest.raises(VitquantError, match=rf"\.so {problem}, whose code would run"):
         Library()
 
