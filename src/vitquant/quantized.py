@@ -201,7 +201,7 @@ def _copy(model: nn.Module) -> tuple[ViTClassifier, str, Preprocessing]:
             "your weights into that"
         )
     copy = ViTClassifier(name, size[0], 0).requires_grad_(False).eval()
-    copy.pooling = pooling.of_embedding(copy.backbone)
+    copy.pooling = pooling.of_embedding(model)
     expected = copy.backbone.state_dict()
     state = {key: tensor.detach().float().cpu() for key, tensor in model.state_dict().items()}
     backbone, classifier = weights.parts(biases.join_weights(state), expected.keys())

@@ -73,11 +73,20 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
         embedding: Any = classifier.backbone.patch_embed
         embedding.proj = PatchProduct(embedding.proj)
     model = CastBackbone(classifier).to(device).eval()
+    _keep_rotations(classifier.backbone)
     if not options.compile:
         return model
     if options.whole:
         return cuda_graph.compile_whole(model, device)
     return cuda_graph.compile_blocks(getattr(classifier.backbone, "blocks", None), model, device)
+
+
+def _keep_rotations(backbone: Any) -> None:
+    """Compute rotary embeddings once, where timm does for each batch, from the CPU, which a CUDA graph cannot record."""
+    rope = getattr(backbone, "rope", None)
+    if rope is not None and backbone.dynamic_img_size:
+        rotations = rope.get_embed(shape=backbone.patch_embed.grid_size)
+        rope.get_embed = lambda shape=None, dtype=None: rotations
 
 
 def allow_tf32(allowed: bool) -> None:
