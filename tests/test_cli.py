@@ -114,7 +114,7 @@ def test_a_mistake_in_a_recipe_shows_before_the_work_begins(study: dict, tmp_pat
         ),
     ],
 )
-def test_recipes_that_cannot_be_for_a_recipe(
+def test_recipes_that_cannot_be(
     study: dict, tmp_path: Path, section: str, name: str, recipe: dict, message: str
 ) -> None:
     recipes = study["recipes"] if section == "recipes" else study["cuda"]["recipes"]
