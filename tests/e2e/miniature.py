@@ -120,6 +120,9 @@ class Study:
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.root / "results/metrics.json").read_text())
 
+    def accuracy(self, recipe: str) -> dict[str, Any]:
+        return json.loads((self.root / f"results/accuracy/{recipe}.json").read_text())
+
     def partials(self) -> list[Path]:
         return [path for folder in ("data", "models", "results") for path in (self.root / folder).rglob(".*.partial")]
 
