@@ -82,11 +82,11 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
 
 
 def _keep_rotations(backbone: Any) -> None:
-    """Compute rotary embeddings once, where timm does for each batch, from the CPU, which a CUDA graph cannot record."""
+    """Compute rotary embeddings once: timm does for each batch, from the CPU, which a CUDA graph cannot record."""
     rope = getattr(backbone, "rope", None)
     if rope is not None and backbone.dynamic_img_size:
         rotations = rope.get_embed(shape=backbone.patch_embed.grid_size)
-        rope.get_embed = lambda shape=None, dtype=None: rotations
+        rope.get_embed = lambda **_: rotations
 
 
 def allow_tf32(allowed: bool) -> None:
