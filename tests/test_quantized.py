@@ -163,8 +163,19 @@ def test_an_input_of_another_size_and_a_folder_that_is_no_artifact(model: Any, i
     with pytest.raises(VitquantError, match=r"the model takes \(N, 3, 64, 64\), not \(1, 3, 32, 64\)"):
         small(torch.rand(1, 3, 32, 64))
     (tmp_path / "mine").mkdir()
-    with pytest.raises(VitquantError, match="mine is there, and is no artifact"):
+    (tmp_path / "mine/recipe.json").write_text("{}")
+    with pytest.raises(VitquantError, match="mine is there, and is no whole artifact alone: name a new folder"):
         vitquant.save(small, tmp_path / "mine")
+    vitquant.save(small, tmp_path / "small")
+    with pytest.raises(VitquantError, match="sub would lie in an artifact: name another folder"):
+        vitquant.save(vitquant.load(tmp_path / "small"), tmp_path / "small/sub")
+    (tmp_path / "small/thesis.tex").write_text("mine")
+    with pytest.raises(VitquantError, match="small is there, and is no whole artifact alone: name a new folder"):
+        vitquant.save(small, tmp_path / "small")
+    assert (tmp_path / "small/thesis.tex").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    vitquant.save(small, tmp_path / "empty")
+    assert torch.equal(vitquant.load(tmp_path / "empty")(inputs), small(inputs))
     with pytest.raises(VitquantError, match="a VisionTransformer cannot be saved: quantize it first"):
         vitquant.save(model, tmp_path / "other")
     with pytest.raises(VitquantError, match="is not an artifact directory"):

@@ -23,7 +23,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from vitquant import artifact, files, recipes
-from vitquant.artifact import SPEC_FILE, Artifact, Spec
+from vitquant.artifact import Artifact, Spec, open_artifact
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.images import ImageSource, Preprocessing
 from vitquant.models import biases, own_head, pooling, weights
@@ -153,6 +153,8 @@ def quantize(model: nn.Module, images: Images, recipe: str | Mapping[str, Any] |
 def save(model: Quantized, path: Path | str) -> None:
     """Write a quantized model as an artifact, a directory that `load` and `recipes.load` read.
 
+    An artifact that is there is replaced, if nothing else lies in it; no other file is ever touched.
+
     Raises:
         VitquantError: it is no model of `quantize`, or something else than an artifact is there.
         OSError: it cannot be written.
@@ -160,8 +162,13 @@ def save(model: Quantized, path: Path | str) -> None:
     if not isinstance(model, Quantized):
         raise VitquantError(f"a {type(model).__name__} cannot be saved: quantize it first")
     path = Path(path)
-    if path.exists() and not (path / SPEC_FILE).is_file():
-        raise VitquantError(f"{path} is there, and is no artifact: name a new folder")
+    if model.artifact.path.resolve() in path.resolve().parents:
+        raise VitquantError(f"{path} would lie in an artifact: name another folder")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        try:
+            open_artifact(path)
+        except VitquantError:
+            raise VitquantError(f"{path} is there, and is no whole artifact alone: name a new folder") from None
     with files.atomic(path) as partial:
         shutil.copytree(model.artifact.path, partial)
 
