@@ -206,6 +206,7 @@ def test_control_c_in_a_stage_is_one_line(fp32: Path, prepared: Prepared, study:
     run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
     while run.poll() is None and not list(tmp_path.glob("cache/inductor/.scratch-*")):  # it compiles
         time.sleep(0.05)
+    assert run.poll() is None, run.communicate()
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate()
     assert (run.returncode, errors) == (1, b"\nAborted!\n")
