@@ -69,7 +69,7 @@ def measured(family: str) -> dict[str, str]:
         lines, end = done.stdout.splitlines(), f"the process ended with {done.returncode}"
     except subprocess.TimeoutExpired as error:
         lines, end = (error.stdout or b"").decode().splitlines(), f"not done after {SECONDS} s"
-    cells = dict(json.loads(line) for line in lines if line.startswith("["))
+    cells = dict(json.loads(line) for line in lines if line.startswith('["'))  # engines print, too
     return {name: cells.get(name, end) for name in params.load(ROOT / "params.yaml").recipes}
 
 
