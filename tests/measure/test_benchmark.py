@@ -211,7 +211,8 @@ def test_control_c_ends_the_benchmark_in_one_line_and_its_processes(
     assert run.stderr
     seen = b""
     while b": time" not in seen:
-        assert (more := run.stderr.read(1)), seen  # none where it has ended
+        more = run.stderr.read(1)
+        assert more, seen  # there is none where it has ended
         seen += more
     workers = psutil.Process(run.pid).children(recursive=True)
     assert workers
