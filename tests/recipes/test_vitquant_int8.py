@@ -22,7 +22,7 @@ from vitquant.models.vit import ViTClassifier
 from vitquant.params import Recipe
 from vitquant.predictor import read_weights, write_weights
 from vitquant.quantization import families, rounding, smoothing
-from vitquant.quantization.layers import SmoothedGELU
+from vitquant.quantization.layers import Smoothed
 from vitquant.quantization.smoothing import Smoothing
 from vitquant.recipes import vitquant_int8
 from vitquant.runtime import library
@@ -49,7 +49,7 @@ def test_smoothing_leaves_the_fp32_function_as_it_was(smoothed, fp32: Path, prep
     model = copy.deepcopy(model)
     for index, block in enumerate(model.backbone.blocks):
         fc2 = chosen[f"backbone.blocks.{index}.mlp.fc2"]
-        block.mlp.act = SmoothedGELU(fc2.centre, 1 / fc2.scale)
+        block.mlp.norm = Smoothed(fc2.centre, 1 / fc2.scale)
     reference = recipes.load(fp32)
     inputs = reference.preprocess(prepared.images("val")[:6])
     with torch.inference_mode():

@@ -114,27 +114,6 @@ class WeightOnlyLinear(nn.Module):
         return output if self.bias is None else output.add_(self.bias.to(inputs.dtype))
 
 
-class SmoothedGELU(nn.Module):
-    """(GELU(x) - centre) × inverse: the smoothing of fc2's input, which no linear layer precedes.
-
-    Args:
-        centre: float32 (K,).
-        inverse: float32 (K,).
-    """
-
-    centre: Tensor
-    inverse: Tensor
-
-    def __init__(self, centre: Tensor, inverse: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("centre", centre)
-        self.register_buffer("inverse", inverse)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Floating point (…, K), alike; computed in FP32."""
-        return F.gelu(x.float()).sub_(self.centre).mul_(self.inverse).to(x.dtype)
-
-
 class Smoothed(nn.Module):
     """(x - centre) × inverse: the smoothing of fc2's input, where timm has a norm or nothing.
 

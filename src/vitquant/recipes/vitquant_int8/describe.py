@@ -40,10 +40,8 @@ def describe(model: Any) -> Description:
     if oddity:
         raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
     embedding, block = backbone.patch_embed, backbone.blocks[0]
-    attention, norms = (
-        block.attn,
-        {name: part for name, part in block.named_modules() if isinstance(part, nn.LayerNorm)},
-    )
+    attention = block.attn
+    norms = {name for name, part in block.named_modules() if isinstance(part, nn.LayerNorm)}
     return Description(
         side=embedding.img_size[0],
         channels=embedding.proj.in_channels,
