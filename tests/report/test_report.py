@@ -448,7 +448,7 @@ def test_the_plots_of_dvc_have_the_intervals(written: Path) -> None:
     assert [row["value"] for row in accuracy_difference] == [-8.33]
 
 
-@pytest.mark.parametrize(("peak", "latency"), [(0, 100.0), (60_000_000, 1e-308)])
+@pytest.mark.parametrize(("peak", "latency"), [(0, 100.0), (60_000_000, 1e-307)])
 def test_a_number_that_cannot_be_ends_in_one_line_and_writes_nothing(
     params: Params, prepared: Prepared, tmp_path: Path, peak: int, latency: float
 ) -> None:
