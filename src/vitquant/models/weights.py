@@ -147,9 +147,9 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path, of_
         return
     if of_transformers and weights.keys() != expected.keys() and _size(weights) in (_size(expected), _size({})):
         raise VitquantError(
-            f"{file} is of transformers' save_pretrained, and not its ViT, DeiT or DINOv2 that model.name is; no others "
-            "are read: take model.source: timm, or the file of the model's authors, whose names timm converts (for CLIP "
-            "a state_dict of open_clip, for DINOv3 its .pth)"
+            f"{file} is of transformers' save_pretrained, and not its ViT, DeiT or DINOv2 that model.name is; others "
+            "are not read: take model.source: timm, or the file of the model's authors, whose names timm converts (for "
+            "CLIP a state_dict of open_clip, for DINOv3 its .pth)"
         )
     normed = "fc_norm.weight"
     if (normed in weights) != (normed in expected) and ("norm.weight" in weights) != ("norm.weight" in expected):
