@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 
 from vitquant.errors import VitquantError
-from vitquant.models import download, own_head, weights
+from vitquant.models import checkpoint, download, own_head, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import FileModel
 
@@ -73,7 +73,7 @@ def test_what_timms_training_script_saves(model: nn.Module, tmp_path: Path) -> N
     check(loaded(tmp_path / "last.pth.tar"), model)
 
 
-@pytest.mark.parametrize("name", weights.ATTRIBUTE_DICT)
+@pytest.mark.parametrize("name", checkpoint.ATTRIBUTE_DICT)
 def test_what_lightning_saves(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     module, _, kind = name.rpartition(".")
     settings = type(kind, (dict,), {"__module__": module})

@@ -134,9 +134,9 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
 
 def test_an_unknown_prefix_is_named(tmp_path: Path) -> None:
     torch.save(
-        {f"net.vit.{key}": value for key, value in random_state("test_vit", 64).items()}, tmp_path / "weights.pth"
+        {f"my.vit.{key}": value for key, value in random_state("test_vit", 64).items()}, tmp_path / "weights.pth"
     )
-    with pytest.raises(VitquantError, match=r"all its names begin with 'net.vit.': save them without that"):
+    with pytest.raises(VitquantError, match=r"all its names begin with 'my.vit.': save them without that"):
         weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
 
 

@@ -103,5 +103,6 @@ class CastBackbone(nn.Module):
 
 
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights of a classifier, those of its backbone in `dtype`."""
-    return {name: tensor if name.startswith("head.") else tensor.to(dtype) for name, tensor in weights.items()}
+    """The weights of a classifier, those of its backbone in `dtype`; what it counts in integers stays so."""
+    kept = {name for name, tensor in weights.items() if name.startswith("head.") or not tensor.is_floating_point()}
+    return {name: tensor if name in kept else tensor.to(dtype) for name, tensor in weights.items()}

@@ -1,21 +1,24 @@
-"""A ViT that transformers' `save_pretrained` wrote, under timm's names: ViT, and DINOv2 with registers or without."""
+"""What transformers' `save_pretrained` wrote of ViT, DeiT, and DINOv2 with registers or without, by timm's names."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 EMBEDDING = "embeddings.patch_embeddings.projection.weight"  # which timm's have not, and all of these have
-OWN = ("vit.", "dinov2.", "dinov2_with_registers.")  # what a model with a classifier calls its backbone
+OWN = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.")  # what a model with a classifier calls its backbone
 NAMES = tuple(  # in turn; the second of two alternatives is of transformers 5, in memory
     (re.compile(pattern), name)
     for pattern, name in (
         (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.register_tokens$", "reg_token"),
-        (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
+        (r"^embeddings\.cls_token$", "cls_token"),
         (r"^layernorm\.", "norm."),
-        (r"^classifier\.", "head."),
+        (r"^embeddings\.distillation_token$", "dist_token"),
+        (r"^(?:cls_)?classifier\.", "head."),
+        (r"^distillation_classifier\.", "head_dist."),
         (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
         (r"\.layernorm_before\.", ".norm1."),
         (r"\.layernorm_after\.", ".norm2."),
@@ -31,11 +34,16 @@ NAMES = tuple(  # in turn; the second of two alternatives is of transformers 5, 
 PART = re.compile(r"^(blocks\.\d+\.attn\.qkv)\.([012])\.(weight|bias)$")
 
 
+def are_theirs(names: Iterable[str]) -> bool:
+    """Whether names are of an image model of transformers', one of these or another."""
+    return any("embeddings.patch_embedding" in name for name in names)
+
+
 def under_timms_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a model of transformers', its classifier as `head`; those of any other model as they are.
 
     Queries, keys and values become one; with registers the class token takes its position in, as timm has it. The
-    pooler, which no classifier of theirs reads, is left out.
+    pooler, which no classifier of theirs reads, and pretraining's mask token are left out.
     """
     embedding = next((name for name in tensors if name.endswith(EMBEDDING)), None)
     if embedding is None:
@@ -46,7 +54,7 @@ def under_timms_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     attention: dict[tuple[str, str], list[Tensor]] = {}
     for name, tensor in tensors.items():
         short = name.removeprefix(inner) if name.startswith(inner) else name.removeprefix(outer)
-        if short.startswith("pooler."):
+        if short.startswith(("pooler.", "embeddings.mask_token")):
             continue
         for pattern, replacement in NAMES:
             short = pattern.sub(replacement, short)
