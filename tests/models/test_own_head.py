@@ -211,16 +211,19 @@ def test_classes_that_are_others(count: int, classes: list[str], listed: list[st
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({}, r"the weights have no classifier head.weight \(found: none\): use head: probe"),
+        (
+            {},
+            r"the weights have no classifier of one linear layer, head.weight \(found: none\): take the model without it",
+        ),
         (classifier(2) | {"head_dist.weight": torch.ones(2, 64)}, "more than one linear layer .head_dist.weight."),
-        ({"head.mlp.weight": torch.ones(2)}, "no classifier head.weight .found: head.mlp.weight"),
-        (classifier(2, 32), "the classifier reads 32 features, and the model gives 64: check model.name"),
+        ({"head.mlp.weight": torch.ones(2)}, "no classifier of one linear layer, head.weight .found: head.mlp.weight"),
+        (classifier(2, 32), "the classifier reads 32 features, and the model gives 64: check the model's name"),
         (classifier(2) | {"head.bias": torch.ones(3)}, r"head.bias is \(3,\), expected \(2,\)"),
         (classifier(2) | {"head.bias": torch.full((2,), torch.nan)}, "head holds NaN or infinity"),
     ],
 )
 def test_a_classifier_that_is_none(tensors: dict[str, Tensor], says: str) -> None:
-    with pytest.raises(VitquantError, match=f"^head: own: .*{says}"):
+    with pytest.raises(VitquantError, match=f"^the weights.*{says}"):
         own_head.attach(ViTClassifier("test_vit", 64, 2), tensors, ["a", "b"], None)
 
 
