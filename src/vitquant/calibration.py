@@ -26,8 +26,8 @@ def given(images: Images) -> Tensor | Sequence[ImageSource] | NDArray[np.uint8]:
         images = torch.from_numpy(images)
     if isinstance(images, str | bytes | os.PathLike | Mapping) or not isinstance(images, Iterable):
         raise VitquantError(
-            f"calibration images: {type(images).__name__} is none of their forms: give a tensor, float (N, 3, H, W), batches of "
-            "those, or a list of image files"
+            f"calibration images: {type(images).__name__} is none of their forms: give a tensor, float (N, 3, H, W), "
+            "batches of those, or a list of image files"
         )
     is_list = isinstance(images, list | tuple) and images and not isinstance(images[0], Tensor | list | tuple)
     found: Any = images[:MOST] if is_list or isinstance(images, np.ndarray) else _joined(images)

@@ -213,7 +213,7 @@ def test_classes_that_are_others(count: int, classes: list[str], listed: list[st
     [
         (
             {},
-            r"the weights have no classifier of one linear layer, head.weight \(found: none\): take the model without it",
+            r"no classifier of one linear layer, head.weight \(found: none\): take the model without it",
         ),
         (classifier(2) | {"head_dist.weight": torch.ones(2, 64)}, "more than one linear layer .head_dist.weight."),
         ({"head.mlp.weight": torch.ones(2)}, "no classifier of one linear layer, head.weight .found: head.mlp.weight"),
