@@ -183,6 +183,13 @@ def test_models_that_do_not_say_their_size(name: str) -> None:
     assert (found, preprocessing.crop) == (name, inputs.shape[-1])
 
 
+def test_statistics_of_batch_norms_are_kept() -> None:
+    backbone: Any = timm.create_model("levit_128s", num_classes=0)
+    inputs = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    small = vitquant.quantize(backbone, inputs, "dynamic-int8-per-channel")
+    assert cosine(small(inputs), outputs(backbone, inputs)) > 0.95
+
+
 def test_weights_that_are_no_numbers_are_named(inputs: Tensor) -> None:
     broken = made(NAME, 7)
     broken.blocks[1].mlp.fc1.weight.data[3, 3] = torch.nan
