@@ -30,7 +30,9 @@ def given(images: Images) -> Tensor | Sequence[ImageSource] | NDArray[np.uint8]:
             "batches of those, or a list of image files"
         )
     is_list = isinstance(images, list | tuple) and images and not isinstance(images[0], Tensor | list | tuple)
-    found: Any = images[:MOST] if is_list or isinstance(images, np.ndarray) else _joined(images)
+    whole: Any = images
+    found: Tensor | list[ImageSource] | NDArray[np.uint8]
+    found = whole[:MOST] if is_list or isinstance(images, np.ndarray) else _joined(images)
     if not len(found):
         raise VitquantError("there are no calibration images: give about 128 of those that the model will see")
     return found

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitquant import files
-from vitquant.errors import MAKE_AGAIN as MEND
-from vitquant.errors import VitquantError
+from vitquant.errors import MAKE_AGAIN, VitquantError
 
+MEND = MAKE_AGAIN
 FILE = "network.json"  # in an artifact, beside its tensors
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu")  # in the order of native/activations.h
