@@ -94,7 +94,7 @@ LAYERS = (  # none imports one of an earlier row
     ("engines", "quantization"),
     ("models", "inputs"),
     ("results", "parallel"),
-    ("predictor", "runtime"),
+    ("predictor", "runtime", "calibration"),
     ("data", "artifact"),
     ("images", "params", "traits", "wheels", "downloads", "cache", "yaml_files", "files", "cpu", "pool"),
     ("validation",),

@@ -1,6 +1,8 @@
 """A model in memory: what `vitquant.quantize` gives is the recipes', and takes and gives what the model does."""
 
+import copy
 import doctest
+import pickle
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import vitquant
 from vitquant import quantized, recipes
 from vitquant.artifact import open_artifact
 from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.models import in_memory
 
 REPOSITORY = Path(__file__).parents[1]
 NAME = "test_vit"
@@ -134,18 +137,125 @@ def test_what_cannot_take_the_model_is_passed_over(model: Any, inputs: Tensor) -
     ("change", "says"),
     [
         ({"recipe": "vitquant_int7"}, "recipe: unknown name 'vitquant_int7': on cpu there are fp32, "),
-        ({"recipe": {"precision": "int8"}}, "names no method: write it as in params.yaml"),
+        ({"recipe": {"precision": "int8"}}, "names no method: write it as"),
         ({"images": torch.rand(2, 3, 32, 32)}, r"must be float \(N, 3, 64, 64\), .*: not \(2, 3, 32, 32\)"),
-        ({"images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}, r"must be float \(N, 3, 64, 64\)"),
+        ({"recipe": {"method": "dynamic_int8", "engine": 3}}, "^recipe: "),
+        ({"recipe": ["fp32"]}, "^recipe: give one, by its name or as a mapping: not list"),
+        (
+            {"images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)},
+            r"must be float \(N, 3, H, W\), .*: not torch.uint8",
+        ),
+        ({"images": torch.rand(2, 3, 64, 64) / torch.eye(64)}, r"calibration image 0 \(from 0\) holds NaN or infinity"),
+        ({"images": None}, "^calibration images: NoneType is none of their forms: give "),
+        ({"images": Path("images")}, "^calibration images: PosixPath is none of their forms: give "),
+        ({"images": [Path("/none.png")]}, "^/none.png: No such file or directory$"),
+        ({"model": "test_vit"}, "^'test_vit' is a name: give the model itself, timm.create_model"),
+        ({"model": nn.Identity()}, "^Identity is no ViT of timm's"),
         ({"images": []}, "there are no calibration images"),
         ({"images": torch.rand(0, 3, 64, 64)}, "there are no calibration images"),
-        ({"model": nn.Linear(2, 2)}, "a Linear is no ViT of timm's"),
+        ({"model": nn.Linear(2, 2)}, "^Linear is no ViT of timm's"),
     ],
 )
 def test_what_is_refused(model: Any, inputs: Tensor, change: dict[str, Any], says: str) -> None:
     with pytest.raises(VitquantError, match=says) as error:
         vitquant.quantize(**{"model": model, "images": inputs} | change)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_what_has_been_put_around_a_model_is_taken_off(model: Any, inputs: Tensor, wrap: Any) -> None:
+    model.blocks[0].eval()  # as people freeze a part
+    small = vitquant.quantize(wrap(model), inputs, "fp32")
+    assert torch.equal(small(inputs), vitquant.quantize(model, inputs, "fp32")(inputs))
+    assert (model.training, model.blocks[0].training, model.blocks[1].training) == (True, False, True)
+    with pytest.raises(VitquantError, match="^the model is quantized already"):
+        vitquant.quantize(small, inputs)
+
+
+@pytest.mark.parametrize(
+    "name", ["hiera_tiny_224", "levit_128s", "crossvit_tiny_240", "mvitv2_tiny", "swin_tiny_patch4_window7_224"]
+)
+def test_models_that_do_not_say_their_size(name: str) -> None:
+    backbone: Any = timm.create_model(name, num_classes=0)
+    inputs = torch.randn(2, *backbone.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    copied, found, preprocessing = in_memory.copied(backbone, inputs)
+    in_memory.compare(backbone, copied, inputs, name)
+    assert (found, preprocessing.crop) == (name, inputs.shape[-1])
+
+
+def test_statistics_of_batch_norms_are_kept() -> None:
+    backbone: Any = timm.create_model("levit_128s", num_classes=0)
+    inputs = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    small = vitquant.quantize(backbone, inputs, "dynamic-int8-per-channel")
+    assert cosine(small(inputs), outputs(backbone, inputs)) > 0.95
+
+
+def test_weights_that_are_no_numbers_are_named(inputs: Tensor) -> None:
+    broken = made(NAME, 7)
+    broken.blocks[1].mlp.fc1.weight.data[3, 3] = torch.nan
+    with pytest.raises(VitquantError, match="^blocks.1.mlp.fc1.weight holds NaN or infinity"):
+        vitquant.quantize(broken, inputs)
+
+
+@pytest.mark.parametrize("recipe", ["vitquant-int8", "dynamic-int8", "openvino-int8-static", "fp32"])
+def test_pixels_that_are_no_numbers_give_none(model: Any, inputs: Tensor, recipe: str) -> None:
+    small = vitquant.quantize(model, inputs, recipe)
+    for flaw in (torch.nan, torch.inf):
+        broken = inputs.clone()
+        broken[3, 1, 5, 5] = flaw
+        black = inputs.clone()
+        black[3] = 0
+        expected = small(black)
+        expected[3] = torch.nan
+        assert torch.equal(small(broken).nan_to_num(nan=9e9), expected.nan_to_num(nan=9e9))
+    assert small(inputs[:0]).shape == (0, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("recipe", ["fp32-compiled", "dynamic-int8-smooth", "vitquant-int8"])
+def test_another_default_type(model: Any, inputs: Tensor, recipe: str, dtype: torch.dtype) -> None:
+    expected = vitquant.quantize(model, inputs, recipe)(inputs)
+    torch.set_default_dtype(dtype)
+    try:
+        found = vitquant.quantize(model, inputs, recipe)(inputs)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_copies_share_what_files_are_refused(model: Any, inputs: Tensor, tmp_path: Path) -> None:
+    small = vitquant.quantize(model, inputs, "fp32")
+    expected, copied = small(inputs), copy.deepcopy(nn.Sequential(small))
+    for write in (pickle.dumps, lambda module: torch.save(module, tmp_path / "small.pt")):
+        with pytest.raises(VitquantError, match="is not pickled: write it by vitquant.save"):
+            write(small)
+    del small
+    assert torch.equal(copied(inputs), expected)
+    vitquant.save(copied[0], tmp_path / "small")  # its folder is still there
+    with pytest.raises(VitquantError, match="^device: 'gpu' is none of PyTorch's"):
+        vitquant.load(tmp_path / "small", "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(VitquantError, match="^device: cuda, but PyTorch finds no CUDA device"):
+            vitquant.load(tmp_path / "small", "cuda")
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 3, 64, 64), np.float32), torch.zeros(1, 3, 64, 64).byte(), None])
+def test_inputs_of_another_type(model: Any, inputs: Tensor, images: Any) -> None:
+    with pytest.raises(VitquantError, match="^the model takes preprocessed images, a tensor of floats, not "):
+        vitquant.quantize(model, inputs, "fp32")(images)
+
+
+def test_a_cache_that_cannot_be_made(
+    model: Any, inputs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITQUANT_CACHE", str(tmp_path / "file/cache"))
+    for recipe in ("vitquant-int8", "static-int8"):
+        with pytest.raises(VitquantError, match=f"^{tmp_path}/file/cache cannot be made") as error:
+            vitquant.quantize(model, inputs, recipe)
+        assert "\n" not in str(error.value)
 
 
 def test_a_model_that_was_changed_is_refused(inputs: Tensor) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitquant import files
-from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.errors import MAKE_AGAIN, UnsupportedError, VitquantError
 from vitquant.images import Preprocessing
 from vitquant.traits import Traits
 from vitquant.validation import describe
@@ -127,10 +127,10 @@ def open_artifact(path: Path) -> Artifact:
     Raises:
         VitquantError: a file is missing, truncated or changed.
     """
-    mend = "make it again with `dvc repro`"
+    mend = MAKE_AGAIN
     if not path.is_dir():
         raise VitquantError(f"{path} is not an artifact directory: {mend}")
-    content = files.read_json(path / SPEC_FILE)
+    content = files.read_json(path / SPEC_FILE, mend)
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:

@@ -1,8 +1,6 @@
 """The `vitquant` command: one subcommand per stage of dvc.yaml, and what people run by hand."""
 
-import errno
 import io
-import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 import click
 
 from vitquant.commands import bundle, check, diff, draws, experiment, recommend, study, summary
-from vitquant.errors import VitquantError, printable
+from vitquant.errors import VitquantError, describe_os_error, printable
 from vitquant.stages import (
     baseline,
     benchmark,
@@ -42,7 +40,7 @@ class Commands(click.Group):
             if interrupted:  # what a library in the middle of something makes of it
                 raise click.Abort from error
             if isinstance(error, VitquantError | OSError):  # which the user can mend
-                said = _describe(error) if isinstance(error, OSError) else error
+                said = describe_os_error(error) if isinstance(error, OSError) else error
                 raise click.ClickException(printable(said)) from error
             raise
 
@@ -58,20 +56,6 @@ def _note_interrupts() -> list[int]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     return noted
-
-
-def _describe(error: OSError) -> str:
-    """What failed, and where; of a full disk also where that may be, for most libraries do not say."""
-    place = f"{error.filename}: " if error.filename else ""
-    message = f"{place}{error.strerror or error}"
-    if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return message
-    temporary = os.environ.get("TMPDIR", "/tmp")
-    cache = os.environ.get("VITQUANT_CACHE", "~/.cache/vitquant")
-    return (
-        f"{message}: make room where the results go, in {temporary} (or set TMPDIR to another folder), "
-        f"and in {cache} (or set VITQUANT_CACHE)"
-    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -131,8 +131,11 @@ def write_json(path: Path, value: Any) -> None:
         )
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, mend: str = "") -> Any:
     """The parsed content of a JSON file.
+
+    Args:
+        mend: what to do where it cannot be read; if not said, to run `dvc repro`.
 
     Raises:
         VitquantError: the file is missing or is not JSON.
@@ -140,6 +143,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise VitquantError(f"{path} is missing: run `dvc repro` to make it") from None
+        raise VitquantError(f"{path} is missing: {mend or 'run `dvc repro` to make it'}") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
-        raise VitquantError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro`") from None
+        raise VitquantError(f"{path} is not valid JSON ({error}): {mend or 'delete it and run `dvc repro`'}") from None

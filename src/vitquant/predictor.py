@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitquant.artifact import WEIGHTS_FILE, Artifact
-from vitquant.errors import VitquantError
+from vitquant.errors import MAKE_AGAIN, VitquantError
 from vitquant.images import ImageSource
 
 CPU = torch.device("cpu")
@@ -103,6 +103,6 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except FileNotFoundError:
-        raise VitquantError(f"{file} is missing: make it again with `dvc repro`") from None
+        raise VitquantError(f"{file} is missing: {MAKE_AGAIN}") from None
     except SafetensorError as error:
-        raise VitquantError(f"{file} is no safetensors file ({error}): make it again with `dvc repro`") from None
+        raise VitquantError(f"{file} is no safetensors file ({error}): {MAKE_AGAIN}") from None

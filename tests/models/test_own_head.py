@@ -195,9 +195,9 @@ def test_a_row_for_each_class(count: int, classes: list[str], listed: list[str] 
             10,
             ["a", "b"],
             None,
-            r"the classifier has 10 classes, and the data has 2 \(a, b\): name a file by model.classes",
+            r"own classifier has 10 classes, and the data has 2 \(a, b\): name a file by model.classes",
         ),
-        (1000, ["n01440764", "dog"], None, "the classifier has 1000 classes, and the data has 2 "),
+        (1000, ["n01440764", "dog"], None, "own classifier has 1000 classes, and the data has 2 "),
         (3, ["a", "b"], ["a", "b"], "model.classes: it lists 2 classes, and the classifier has 3: write one a line"),
         (2, ["a", "c"], ["a", "b"], "1 of the data's 2 classes are not among its 2: c: rename the folders"),
     ],
@@ -211,16 +211,19 @@ def test_classes_that_are_others(count: int, classes: list[str], listed: list[st
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({}, r"the weights have no classifier head.weight \(found: none\): use head: probe"),
+        (
+            {},
+            r"no classifier of one linear layer, head.weight \(found: none\): take the model without it",
+        ),
         (classifier(2) | {"head_dist.weight": torch.ones(2, 64)}, "more than one linear layer .head_dist.weight."),
-        ({"head.mlp.weight": torch.ones(2)}, "no classifier head.weight .found: head.mlp.weight"),
-        (classifier(2, 32), "the classifier reads 32 features, and the model gives 64: check model.name"),
+        ({"head.mlp.weight": torch.ones(2)}, "no classifier of one linear layer, head.weight .found: head.mlp.weight"),
+        (classifier(2, 32), "own classifier reads 32 features, and the model gives 64: check the model's name"),
         (classifier(2) | {"head.bias": torch.ones(3)}, r"head.bias is \(3,\), expected \(2,\)"),
         (classifier(2) | {"head.bias": torch.full((2,), torch.nan)}, "head holds NaN or infinity"),
     ],
 )
 def test_a_classifier_that_is_none(tensors: dict[str, Tensor], says: str) -> None:
-    with pytest.raises(VitquantError, match=f"^head: own: .*{says}"):
+    with pytest.raises(VitquantError, match=f"^the weights.*{says}"):
         own_head.attach(ViTClassifier("test_vit", 64, 2), tensors, ["a", "b"], None)
 
 

@@ -120,7 +120,9 @@ def test_an_artifact_that_does_not_describe_its_network_is_refused(built, tmp_pa
     """As those of before."""
     opened = artifact.open_artifact(built("vitquant-int8"))
     artifact.write(tmp_path / "r", opened.spec, lambda folder: write_weights(folder, {}) or {})
-    with pytest.raises(VitquantError, match="network.json is missing: quantize again with `dvc repro`"):
+    with pytest.raises(
+        VitquantError, match="network.json is missing: make it again with `dvc repro`, or vitquant.quantize"
+    ):
         recipes.load(tmp_path / "r")
 
 
@@ -149,7 +151,7 @@ def test_only_plain_vits_are_taken(name: str, options: dict, why: str) -> None:
         assert vitquant_int8.describe(model).epsilon == 1e-3
         model.backbone.norm.eps = 1e-6
         why = "its LayerNorms' epsilons differ"
-    with pytest.raises(UnsupportedError, match=f"^vitquant-int8 runs plain ViTs, and this one is not: {why}$"):
+    with pytest.raises(UnsupportedError, match=f"^vitquant-int8 does not run this model: {why}$"):
         vitquant_int8.describe(model)
 
 

@@ -145,7 +145,7 @@ def test_a_recipe_json_that_does_not_fit_its_network(
         runtime.load(file.parent)
     message = str(error.value)
     assert message.startswith(f"{file}: {said}")
-    assert message.endswith(": make it again with `dvc repro`")
+    assert message.endswith(": make it again with `dvc repro`, or vitquant.quantize")
     assert "\n" not in message
 
 

@@ -206,5 +206,7 @@ def test_distances_beyond_the_tables_are_refused() -> None:
 
 
 def test_an_artifact_of_before_has_to_be_made_again(tmp_path: Path) -> None:
-    with pytest.raises(VitquantError, match="network.json is missing: quantize again with `dvc repro`"):
+    with pytest.raises(
+        VitquantError, match="network.json is missing: make it again with `dvc repro`, or vitquant.quantize"
+    ):
         description.read(tmp_path)

@@ -117,7 +117,7 @@ class Library:
             _check(run(self._container, ctypes.byref(handle), one, ctypes.byref(result), one, None, None))
             width = ctypes.c_int64()
             _check(self._torch.aoti_torch_get_size(result, ctypes.c_int64(1), ctypes.byref(width)))
-            outputs = torch.empty(len(images), width.value)
+            outputs = torch.empty(len(images), width.value, dtype=torch.float32)
             target = self._view(outputs)
             _check(self._torch.aoti_torch_copy_(target, result, ctypes.c_int32(0)))
         finally:

@@ -9,7 +9,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from vitquant.artifact import WEIGHTS_FILE, Artifact
-from vitquant.errors import VitquantError
+from vitquant.errors import MAKE_AGAIN, VitquantError
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.predictor import read_weights
 
@@ -51,8 +51,7 @@ def check_tensors(artifact: Artifact, tensors: Mapping[str, Tensor], expected: M
     if problems:
         shown = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
         raise VitquantError(
-            f"{artifact.path / WEIGHTS_FILE} does not fit {artifact.spec.architecture}: {shown}: make it again with "
-            "`dvc repro`"
+            f"{artifact.path / WEIGHTS_FILE} does not fit {artifact.spec.architecture}: {shown}: {MAKE_AGAIN}"
         )
 
 

@@ -15,6 +15,7 @@ from vitquant.models import pooling
 from vitquant.models.vit import ViTClassifier
 
 SHOWN = 3  # classes that a message names
+WITHOUT = "take the model without it (in a study head: probe or features, in timm num_classes=0)"
 
 
 def attach(
@@ -44,15 +45,13 @@ def attach(
         model.pooling = "tokens"
     if weight.shape[1] != model.feature_width:
         raise VitquantError(
-            f"head: own: the classifier reads {weight.shape[1]} features, and the model gives {model.feature_width}: "
-            "check model.name and the weights file"
+            f"the weights' own classifier reads {weight.shape[1]} features, and the model gives {model.feature_width}: "
+            "check the model's name and the weights"
         )
     read = {f"{layer}.{part}" for layer in _layers(model.pooling) for part in ("weight", "bias")}
     others = sorted(name for name in tensors if name.replace(".fc.", ".") not in read)
     if others:  # a second classifier whose logits are averaged, or a norm: timm's own function would be another
-        raise VitquantError(
-            f"head: own: the classifier is more than one linear layer ({_shown(others)}): use head: probe"
-        )
+        raise VitquantError(f"the weights' own classifier is more than one linear layer ({_shown(others)}): {WITHOUT}")
     chosen, by = rows(classes, len(weight), listed)
     model.head = nn.Linear(weight.shape[1], len(chosen)).requires_grad_(False)
     model.head.weight.copy_(weight[chosen])
@@ -88,16 +87,16 @@ def _matrix(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     if weight is None or weight.ndim != 2:  # noqa: PLR2004
         found = ", ".join(sorted(tensors)[:SHOWN]) or "none"
         raise VitquantError(
-            f"head: own: the weights have no classifier {name}.weight (found: {found}): use head: probe, which fits one"
+            f"the weights have no classifier of one linear layer, {name}.weight (found: {found}): {WITHOUT}"
         )
     bias = tensors.get(f"{name}.bias", tensors.get(f"{name}.fc.bias"))
     if bias is None:
         bias = torch.zeros(len(weight))
     if bias.shape != weight.shape[:1]:
-        raise VitquantError(f"head: own: {name}.bias is {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+        raise VitquantError(f"the weights' own {name}.bias is {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
     weight, bias = weight.float(), bias.float()
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise VitquantError(f"head: own: {name} holds NaN or infinity: the weights are broken")
+        raise VitquantError(f"the weights' own {name} holds NaN or infinity: they are broken")
     return weight, bias
 
 
@@ -125,8 +124,9 @@ def rows(classes: Sequence[str], count: int, listed: Sequence[str] | None) -> tu
         names, by = list(classes), "the folders' names, sorted"
     else:
         raise VitquantError(
-            f"head: own: the classifier has {count} classes, and the data has {len(classes)} ({_shown(classes)}): name "
-            "a file by model.classes that has the classifier's classes in its order, one a line, or use head: probe"
+            f"the weights' own classifier has {count} classes, and the data has {len(classes)} ({_shown(classes)}): "
+            "name a file by model.classes that has the classifier's classes in its order, one a line, or "
+            "use head: probe"
         )
     row_of = {name: row for row, name in enumerate(names)}
     missing = [name for name in classes if name not in row_of]

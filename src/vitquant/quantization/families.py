@@ -127,9 +127,7 @@ def simplify(model: nn.Module) -> None:
     for index, block in enumerate(blocks_of(model)):
         oddity = _oddity(block)
         if oddity:
-            raise UnsupportedError(
-                f"smoothing is for plain ViT blocks, and block {index} of this model is not one: {oddity}"
-            )
+            raise UnsupportedError(f"smoothing does not know block {index} of this model: {oddity}")
         if not isinstance(block.attn, Attention | PlainAttention):
             block.attn = PlainAttention(block.attn)
         if isinstance(block.mlp, SwiGLU):
@@ -150,7 +148,7 @@ def blocks_of(model: nn.Module) -> list[Any]:
     blocks = getattr(backbone, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
         raise UnsupportedError(
-            f"smoothing is for ViTs of plain blocks, and this one is not one: its type is {type(backbone).__name__}"
+            f"smoothing is for ViTs of equal blocks, and this model has none: its type is {type(backbone).__name__}"
         )
     return list(blocks)
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from vitquant import artifact, pool
 from vitquant.artifact import Artifact
-from vitquant.errors import UnsupportedError, VitquantError
+from vitquant.errors import MAKE_AGAIN, UnsupportedError, VitquantError
 from vitquant.models.names import is_plain
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
 from vitquant.predictor import CPU, Predictor
@@ -63,18 +63,22 @@ def preload(name: str) -> None:
     getattr(method(name), "preload", lambda: None)()
 
 
-def check_options(name: str, recipe: Recipe, section: str = "recipes", file: Path = Path("params.yaml")) -> Any:
-    """The options of recipe `name` in a section of `file`, the parameters, as its method's `Options`.
+def check_options(name: str, recipe: Recipe, place: str = "") -> Any:
+    """The options of recipe `name` as its method's `Options`.
+
+    Args:
+        place: where they stand, for messages; if not said, in params.yaml.
 
     Raises:
         VitquantError: unknown method, or an option that the method does not have or take.
     """
+    place = place or f"params.yaml: recipes.{name}"
     try:
         return method(recipe.method).Options.model_validate(recipe.options)
     except ValidationError as error:
-        raise VitquantError(f"{file}: {section}.{name}: {describe(error, recipe.options)}") from None
+        raise VitquantError(f"{place}: {describe(error, recipe.options)}") from None
     except VitquantError as error:
-        raise VitquantError(f"{file}: {section}.{name}.method: {error}") from None
+        raise VitquantError(f"{place}.method: {error}") from None
 
 
 def check(params: Params, file: Path) -> None:
@@ -87,7 +91,7 @@ def check(params: Params, file: Path) -> None:
     """
     for section, recipes in (("recipes", params.recipes), ("cuda.recipes", params.cuda.recipes)):
         for name, recipe in recipes.items():
-            options = check_options(name, recipe, section, file)
+            options = check_options(name, recipe, f"{file}: {section}.{name}")
             if section == "cuda.recipes" and "cuda" not in method(recipe.method).traits(options).devices:
                 raise VitquantError(f"{file}: {section}.{name}.method: {recipe.method} runs on CPUs alone: take it out")
         own = recipes[BASELINE]
@@ -169,7 +173,7 @@ def load(path: Path, device: torch.device = CPU, split: bool = False) -> Predict
         module.Options.model_validate(opened.spec.options)
     except ValidationError as error:
         said = describe(error, opened.spec.options)
-        raise VitquantError(f"{opened.path}: recipe.json: options: {said}: make it again with `dvc repro`") from None
+        raise VitquantError(f"{opened.path}: recipe.json: options: {said}: {MAKE_AGAIN}") from None
 
     def forward() -> Callable[[Tensor], Tensor]:
         function: Callable[[Tensor], Tensor] = module.load(opened, device)

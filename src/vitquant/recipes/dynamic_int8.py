@@ -88,7 +88,7 @@ def layers_to_quantize(model: nn.Module, keep_float: list[str]) -> list[str]:
 
 def _to_tensors(model: nn.Module) -> dict[str, Tensor]:
     """FP32 tensors under their own names; a quantized layer as weight (INT8), scale, zero_point and bias."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     for name, layer in model.named_modules():
         if not isinstance(layer, nnqd.Linear):
             continue

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitquant import files
-from vitquant.errors import VitquantError
+from vitquant.errors import MAKE_AGAIN, VitquantError
 
+MEND = MAKE_AGAIN
 FILE = "network.json"  # in an artifact, beside its tensors
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-MEND = "make it again with `dvc repro`"
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu")  # in the order of native/activations.h
 POOLINGS = ("class and mean", "token", "mean", "attention")  # in the order of native/pooling.h
 MAY_BE_NONE = ("classes", "prefix", "skipped", "rotations", "distances", "pool_heads", "pool_hidden")
@@ -154,8 +154,8 @@ def read(directory: Path) -> Description:
     """
     file = directory / FILE
     if not file.is_file():
-        raise VitquantError(f"{file} is missing: quantize again with `dvc repro`")
-    content = files.read_json(file)
+        raise VitquantError(f"{file} is missing: {MEND}")
+    content = files.read_json(file, MEND)
     fields = {field.name: field for field in dataclasses.fields(Description)}
     needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
     if not isinstance(content, dict) or not needed <= content.keys() <= fields.keys():

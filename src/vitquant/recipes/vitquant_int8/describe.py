@@ -38,7 +38,7 @@ def describe(model: Any) -> Description:
         families.simplify(model)
         oddity = _oddity(model) or _oddity_of_blocks(backbone)
     if oddity:
-        raise UnsupportedError(f"vitquant-int8 runs plain ViTs, and this one is not: {oddity}")
+        raise UnsupportedError(f"vitquant-int8 does not run this model: {oddity}")
     embedding, block = backbone.patch_embed, backbone.blocks[0]
     attention = block.attn
     norms = {name for name, part in block.named_modules() if isinstance(part, nn.LayerNorm)}
