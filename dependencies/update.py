@@ -120,6 +120,9 @@ def update(links: dict[Path, str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Update the links, or check them."""
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return
     if arguments not in ([], ["--check"]):
         sys.exit(f"Error: unknown arguments {' '.join(arguments)}: there is only --check")
     try:

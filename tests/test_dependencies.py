@@ -139,6 +139,13 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_no_error(option: str) -> None:
+    found = run(REPOSITORY, option)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "dependencies/update.py --check " in found.stdout
+
+
 def test_what_differs_is_named_and_mended(copy: Path) -> None:
     """A new import, a link too many, one that leads elsewhere, a file in its place, a method that became a folder."""
     fp32, links = copy / "src/vitquant/recipes/fp32.py", copy / "dependencies"

@@ -20,7 +20,7 @@ from typing import Any
 from vitquant import files, inputs, params, recipes, yaml_files
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
-from vitquant.models.vit import preprocessing
+from vitquant.models import vit
 from vitquant.params import Params
 from vitquant.urls import shown
 
@@ -46,7 +46,7 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     merged = merge(study, default, changes)
     wanted = params.validate(merged, study)
     inputs.check(wanted, default.with_name("dvc.yaml"))
-    preprocessing(wanted.model.name, wanted.data)  # now, not after minutes of work
+    vit.check(wanted)  # now, not after minutes of work
     recipes.check(wanted, study)
     for key, url in _urls(wanted).items():
         check_reachable(url, key)  # now, not in the middle of a run

@@ -1,26 +1,39 @@
 """A study file for a person's own images and model, written for them: an ordinary one, to edit and run again."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import timm
+import torch
+from torch import Tensor
 
 from vitquant import yaml_files
 from vitquant.data import folder
+from vitquant.data.prepare import divide
 from vitquant.errors import VitquantError
 from vitquant.experiment import NAME
-from vitquant.models import own_head, weights
+from vitquant.models import download, own_head, weights
 from vitquant.models.names import check_name
-from vitquant.params import BASELINE, FolderData
+from vitquant.models.pooling import reads_class_token
+from vitquant.models.vit import ViTClassifier, preprocessing
+from vitquant.params import BASELINE, FileModel, FolderData
 
 QUICK = ("fp32", "bf16-compiled", "dynamic-int8", "openvino-int8-static", "vitquant-int8")
 """Recipes of params.yaml that are measured where nobody names others: each engine's best, and where people start."""
 VAL_FRACTION = 0.4
 CALIBRATION = 128  # images
 SPARE = 0.9  # of the train split: some images may not decode
+OPTIONS = {
+    "data.path": "--images", "model.name": "--model", "model.path": "--weights", "model.classes": "--classes",
+    "head: own:": "--head own:", "use head: probe": "use --head probe",
+    "check it, then run `dvc repro -f fetch`": "check it, or name another",
+}  # fmt: skip
+"""What stands in messages, and what a person who has no study file yet knows it by."""
 Head = Literal["own", "probe", "features"]
 
 
@@ -47,37 +60,47 @@ def write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
         The file, and in words what is classified by.
 
     Raises:
-        VitquantError: there are no images, no such model, weights or recipe, or another study of that name.
+        VitquantError: there are no images, no such model, weights or recipe, or another study of that name; or they do
+            not go together.
     """
+    try:
+        return _write(wanted, default, out)
+    except VitquantError as error:
+        raise VitquantError(_as_given(error)) from error
+
+
+def _write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
     check_name(wanted.model)
-    data = {
+    content = {
         "source": "folder", "path": str(wanted.images.resolve()), "val_fraction": VAL_FRACTION, "resize": "auto",
         "crop": "auto", "interpolation": "auto", "seed": 0, "on_undecodable": "skip", "max_megapixels": 80,
     }  # fmt: skip
     if wanted.name and not NAME.fullmatch(wanted.name):
         raise VitquantError(f"--name: {wanted.name!r}: take letters, digits, - and _ alone")
-    if not wanted.images.is_dir():
-        raise VitquantError(f"--images: {wanted.images} is not a folder: name one that holds a folder per class")
     for option, file in (("--weights", wanted.weights), ("--classes", wanted.classes)):
         if file and not file.is_file():
             raise VitquantError(f"{option}: {file} is not a file: name the one to use")
-    samples = folder.samples(FolderData.model_validate(data), wanted.images)
-    split = [sample.split for sample in samples]
-    train = split.count("train") if any(split) else round((1 - VAL_FRACTION) * len(samples))
-    classes = sorted({sample.label for sample in samples})
-    head, why = _head(wanted, classes)
+    recipes = _recipes(wanted.recipes, default)
+    folder.check(wanted.images)
+    data = FolderData.model_validate(content)
+    splits = divide(folder.samples(data, wanted.images), data)
+    with torch.device("meta"):  # no memory for the weights, nor time
+        model = ViTClassifier(wanted.model, preprocessing(wanted.model, data).crop, 0)
+    head, why = _head(wanted, model, sorted({sample.label for sample in splits["val"]}))
     name = wanted.name or _name(f"{wanted.images.resolve().name}-{wanted.model}")
+    spared = max(1, int(SPARE * len(splits["train"])))
     study: dict[str, Any] = {
         "study": name,
         "model": _model(wanted),
-        "data": data,
+        "data": content,
         "head": head,
-        "calibration": {"images": max(1, min(CALIBRATION, int(SPARE * train))), "seed": 0},
-        "recipes": _recipes(wanted.recipes, default),
+        "calibration": {"images": min(CALIBRATION, spared), "seed": 0},
+        "recipes": recipes,
     }
     if head == "features":
         own = yaml_files.read(default)["embedding"]
-        study["embedding"] = {**own, "neighbours": max(1, min(own["neighbours"], int(SPARE * train)))}
+        pooled = "class" if reads_class_token(model.backbone) else "own"
+        study["embedding"] = {**own, "pooling": pooled, "neighbours": min(own["neighbours"], spared)}
     file = out / f"{name}.yaml"
     if file.exists() and yaml_files.read(file) != study:
         raise VitquantError(
@@ -88,35 +111,63 @@ def write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
     return file, why
 
 
+def _as_given(error: VitquantError) -> str:
+    """The message, with the options of the command for the keys of the file that is not written yet."""
+    text = str(error)
+    for key, option in OPTIONS.items():
+        text = text.replace(key, option)
+    return text
+
+
 def _model(wanted: Wanted) -> dict[str, str]:
     source = {"source": "file", "path": str(wanted.weights.resolve())} if wanted.weights else {"source": "timm"}
     classes = {"classes": str(wanted.classes.resolve())} if wanted.classes else {}
     return {"name": wanted.model, **source, **classes}
 
 
-def _head(wanted: Wanted, classes: Sequence[str]) -> tuple[Head, str]:
-    """What to classify by where nobody says so: the model's own classifier where its classes are the folders."""
-    if wanted.head:
-        return wanted.head, f"head: {wanted.head}, as you say"
-    listed = own_head.read_classes(wanted.classes) if wanted.classes else None
-    if wanted.weights:
-        _, tensors = weights.parts(weights.read(wanted.weights))
-        count = next((len(tensors[name]) for name in ("head.weight", "head.fc.weight") if name in tensors), 0)
-    else:
-        config: Any = timm.get_pretrained_cfg(wanted.model, allow_unregistered=False)
-        count = config.num_classes
-    if not count:
-        return "probe", "head: probe, fitted on your images: the weights have no classifier"
-    try:
-        _, by = own_head.rows(classes, count, listed)
-    except VitquantError:
-        if listed is not None:
-            raise
-        return "probe", (
-            f"head: probe, fitted on your images: the weights' classifier has {count} classes, and your images "
-            f"{len(classes)}; --classes FILE says which they are, if they are among them"
+def _head(wanted: Wanted, model: ViTClassifier, classes: Sequence[str]) -> tuple[Head, str]:
+    """What to classify by where nobody says so: the model's own classifier where its classes are the folders.
+
+    Args:
+        model: on the meta device; what is found out about the classifier is left in it.
+    """
+    classifier = _classifier(wanted, model)
+    if wanted.classes and wanted.head in ("probe", "features"):
+        raise VitquantError(
+            f"--classes: they are those of the weights' own classifier, which --head {wanted.head} leaves out: leave "
+            "one of the two options out"
         )
-    return "own", f"head: own, the weights' classifier of {count} classes: {by}"
+    if wanted.head in ("probe", "features"):
+        return wanted.head, f"head: {wanted.head}, as you say"
+    if not classifier and not wanted.head and not wanted.classes:
+        return "probe", "head: probe, fitted on your images: the weights have no classifier"
+    listed = own_head.read_classes(wanted.classes) if wanted.classes else None
+    try:
+        found = own_head.attach(model, classifier, classes, listed)
+    except VitquantError as error:
+        if wanted.head or wanted.classes:
+            raise
+        why = re.sub("(:|, or) use head: probe.*", "", str(error).removeprefix("head: own: "))
+        return "probe", _as_given(VitquantError(f"head: probe, fitted on your images: {why}"))
+    return "own", f"head: own, the weights' classifier of {found['classes']} classes: {found['rows']}"
+
+
+def _classifier(wanted: Wanted, model: ViTClassifier) -> dict[str, Tensor]:
+    """The classifier's tensors, once the weights are seen to fit the model; of those that timm publishes zeros."""
+    if not wanted.weights:
+        with torch.device("meta"):
+            tensors = timm.create_model(wanted.model, pretrained=False).state_dict()
+        _, published = weights.parts(tensors, model.backbone.state_dict().keys())
+        return {name: torch.zeros(tensor.shape) for name, tensor in published.items()}
+    params = FileModel(source="file", name=wanted.model, path=str(wanted.weights))
+    with TemporaryDirectory() as raw, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, that the model stays without memory
+        link = Path(raw, download.file_name(params))
+        link.symlink_to(wanted.weights.resolve())
+        try:
+            return weights.load_into(model, params, Path(raw))
+        except VitquantError as error:
+            raise VitquantError(f"--weights: {str(error).replace(str(link), str(wanted.weights))}") from None
 
 
 def _recipes(names: Sequence[str], default: Path) -> dict[str, Any]:

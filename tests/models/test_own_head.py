@@ -231,6 +231,8 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
     assert own_head.read_classes(tmp_path / "none") is None
     (tmp_path / "classes").write_text("crème brûlée\nb\n\n", "utf-8")
     assert own_head.read_classes(tmp_path / "classes") == ["crème brûlée", "b"]
+    (tmp_path / "classes").write_bytes("\N{BYTE ORDER MARK}crème brûlée \r\nb\t\r\n".encode())
+    assert own_head.read_classes(tmp_path / "classes") == ["crème brûlée", "b"]
     (tmp_path / "classes").write_text("a\nb\na\n")
     with pytest.raises(VitquantError, match="model.classes: a stand there more than once"):
         own_head.read_classes(tmp_path / "classes")

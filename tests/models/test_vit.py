@@ -122,6 +122,7 @@ def test_random_weights_follow_the_seed() -> None:
 LISTS = "`timm.list_models(module=…)` lists those of the modules vision_transformer, deit, eva, "
 NO_NAMES = {
     "vit_bas_patch16_224": "timm has no ViT 'vit_bas_patch16_224': did you mean vit_base_patch16_224, vit_base",
+    "dinov2": "timm has no ViT 'dinov2': did you mean vit_base_patch14_dinov2, vit_giant_patch14_dinov2, vit_large",
     "qqq": f"timm has no ViT 'qqq': {LISTS}",
     "resnet18": f"'resnet18' is of timm's module resnet: take a transformer for images: {LISTS}",
     "vit_base_resnet50_384": "timm has renamed 'vit_base_resnet50_384': write vit_base_r50_s16_384.orig_in21k_ft_in1k",

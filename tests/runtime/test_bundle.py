@@ -92,11 +92,18 @@ def test_another_cpu_is_refused(bundled: Path, tmp_path: Path) -> None:
     assert (code, err) == (1, "this CPU lacks beads: make the bundle on one like it\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["/no/such/file"], [__file__], [os.devnull], ["a.npy", "b.npy"]])
+@pytest.mark.parametrize("arguments", [[], ["--halp"], ["/no/such/file"], [__file__], [os.devnull], ["a.npy", "b.npy"]])
 def test_other_files_are_one_line(bundled: Path, arguments: list[str]) -> None:
     code, out, err = run(bundled, *arguments)
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_no_error(bundled: Path, option: str) -> None:
+    code, out, err = run(bundled, option)
+    assert (code, err) == (0, "")
+    assert "python run.py images.npy" in out
 
 
 def test_images_of_another_shape_are_one_line(bundled: Path, tmp_path: Path) -> None:

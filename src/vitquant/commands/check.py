@@ -11,13 +11,13 @@ from vitquant.stages.common import read_params
 def command(context: click.Context) -> None:
     """Check params.yaml whole: each key and value, the models' names and input, and the options of every recipe."""
     from vitquant import inputs, recipes
+    from vitquant.models import vit
     from vitquant.models.names import check_name
-    from vitquant.models.vit import preprocessing
 
     params = read_params(context)
     file = context.find_root().params["params"]
     inputs.check(params, file.with_name("dvc.yaml"))
-    preprocessing(params.model.name, params.data)
+    vit.check(params)
     for name in params.cuda.speed_only:
         try:
             check_name(name)

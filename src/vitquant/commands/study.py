@@ -40,7 +40,7 @@ def command(
     from vitquant import new_study
     from vitquant.commands import experiment
 
-    names = [each for part in recipes for each in part.split(",") if each]
+    names = [each.strip() for part in recipes for each in part.split(",") if each.strip()]
     wanted = new_study.Wanted(images, model, weights, classes, head, names, name)
     file, why = new_study.write(wanted, context.find_root().params["params"], out)
     click.echo(f"{file}: {why}. To change more, edit it and run `vitquant experiment {file}`")

@@ -37,6 +37,16 @@ def fetch(params: FolderData, raw: Path) -> None:
             others.
     """
     source = Path(params.path)
+    check(source)
+    _copy(samples(params, source), params, raw)
+
+
+def check(source: Path) -> None:
+    """See that a folder holds a folder per class, or such folders below train and val, and images in each.
+
+    Raises:
+        VitquantError: as of fetch, but for images that are none.
+    """
     if not source.is_dir():
         raise VitquantError(f"data.path: {source} is not a folder: name one that holds a folder per class")
     roots = _roots(source)
@@ -46,7 +56,6 @@ def fetch(params: FolderData, raw: Path) -> None:
         train, val = ({folder.name for folder in _folders(root)} for root in roots)
         if train != val:
             raise VitquantError(f"data.path: {source}: train and val differ in the classes {sorted(train ^ val)}")
-    _copy(samples(params, source), params, raw)
 
 
 def _copy(found: list[Sample], params: FolderData, raw: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ from vitquant.params import Data, TinyImagenetData
 KEPT = 16  # image files of the val split
 CHUNK = 32  # images a thread takes at once
 SMALLEST_CLASS = 4  # images: so that train, its held-out part and val can each have one
-SMALLEST = {"train": 2, "val": 1}  # images of a class in a split
+SMALLEST: dict[Split, int] = {"train": 2, "val": 1}  # images of a class in a split
 
 
 def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Data, destination: Path) -> None:
@@ -37,10 +37,9 @@ def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Dat
             too small to be split.
         OSError: the disk is full.
     """
-    _check_class_sizes(samples)
+    splits = divide(samples, params)
     with files.atomic(destination) as partial:
         partial.mkdir()
-        splits = _split(samples, params)
         images = {
             split: _Rows(partial / f"{split}_images.npy", len(part), preprocessing.crop)
             for split, part in splits.items()
@@ -56,7 +55,8 @@ def prepare(samples: Sequence[Sample], preprocessing: Preprocessing, params: Dat
             }
         )
         decoded = manifest["sha256"].notna()
-        _check_splits(manifest, manifest[decoded])
+        _check_splits({part: manifest.loc[(manifest["split"] == part) & decoded, "class"] for part in splits},
+                      set(manifest["class"]), " that decode")  # fmt: skip
         _warn_of_copies(manifest[decoded])
         classes = sorted(manifest["class"].unique())
         for split in splits:
@@ -92,15 +92,14 @@ def _check_class_sizes(samples: Sequence[Sample]) -> None:
         )
 
 
-def _check_splits(manifest: pd.DataFrame, decoded: pd.DataFrame) -> None:
-    """See that each split still has enough of every class."""
-    for split, least in SMALLEST.items():
-        counts = decoded.loc[decoded["split"] == split, "class"].value_counts()
-        small = [f"{label} ({counts.get(label, 0)})" for label in sorted(manifest["class"].unique())
-                 if counts.get(label, 0) < least]  # fmt: skip
+def _check_splits(labels: Mapping[Split, Iterable[str]], classes: Collection[str], which: str = "") -> None:
+    """See that each split has enough of every class, by the class of each of its images."""
+    for part, own in labels.items():
+        counts, least = Counter(own), SMALLEST[part]
+        small = [f"{label} ({counts[label]})" for label in sorted(classes) if counts[label] < least]
         if small:
             raise VitquantError(
-                f"the {split} split has too few images that decode (each class needs {least}): {', '.join(small)}: "
+                f"the {part} split has too few images{which} (each class needs {least}): {', '.join(small)}: "
                 "add images, change data.val_fraction, or remove the class"
             )
 
@@ -117,19 +116,28 @@ def _warn_of_copies(manifest: pd.DataFrame) -> None:
         )
 
 
-def _split(samples: Sequence[Sample], params: Data) -> dict[Split, list[Sample]]:
-    """The source's own split, or one that is stratified by class and seeded; each keeps the source's order."""
+def divide(samples: Sequence[Sample], params: Data) -> dict[Split, list[Sample]]:
+    """The source's own split, or one that is stratified by class and seeded; each keeps the source's order.
+
+    Raises:
+        VitquantError: there are too few classes, or too few images of one, by their names alone.
+    """
+    _check_class_sizes(samples)
     if all(sample.split for sample in samples):
-        return {split: [sample for sample in samples if sample.split == split] for split in ("train", "val")}
-    assert not isinstance(params, TinyImagenetData)
-    labels = [sample.label for sample in samples]
-    try:
-        train, val = train_test_split(
-            range(len(samples)), test_size=params.val_fraction, random_state=params.seed, stratify=labels
-        )
-    except ValueError as error:
-        raise VitquantError(f"data.val_fraction: {params.val_fraction} cannot split this data: {error}") from None
-    return {"train": [samples[row] for row in sorted(train)], "val": [samples[row] for row in sorted(val)]}
+        found = {part: [sample for sample in samples if sample.split == part] for part in SMALLEST}
+    else:
+        assert not isinstance(params, TinyImagenetData)
+        labels = [sample.label for sample in samples]
+        try:
+            train, val = train_test_split(
+                range(len(samples)), test_size=params.val_fraction, random_state=params.seed, stratify=labels
+            )
+        except ValueError as error:
+            raise VitquantError(f"data.val_fraction: {params.val_fraction} cannot split this data: {error}") from None
+        found = {"train": [samples[row] for row in sorted(train)], "val": [samples[row] for row in sorted(val)]}
+    _check_splits({part: [sample.label for sample in own] for part, own in found.items()},
+                  {sample.label for sample in samples})  # fmt: skip
+    return found
 
 
 class _Rows:

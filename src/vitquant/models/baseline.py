@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from vitquant import artifact
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
-from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models import download, imagenet_head, own_head, pooling, probe, weights
 from vitquant.models.vit import ViTClassifier
@@ -42,7 +41,8 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
         print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
     elif params.head == "features":
-        _give_features(model, params)
+        model.pooling = pooling.of_study(model.backbone, params.embedding.pooling, name)
+        model.head = nn.Identity()
 
     def fill(directory: Path) -> dict[str, Any]:
         if params.head == "probe":
@@ -64,17 +64,6 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
         no_accuracy=UNTRAINED if params.head == "none" else None,
     )
     artifact.write(destination, spec, fill)
-
-
-def _give_features(model: ViTClassifier, params: Params) -> None:
-    """Leave the model without a head, with the pooling that the study wants."""
-    wanted = params.embedding.pooling
-    if wanted != "own" and not isinstance(model.backbone, pooling.WITH_TOKENS):
-        raise VitquantError(f"embedding.pooling: {params.model.name} gives no row of tokens: take own")
-    if wanted == "class" and getattr(model.backbone, "cls_token", None) is None:
-        raise VitquantError(f"embedding.pooling: {params.model.name} has no class token: take mean or own")
-    model.pooling = pooling.of_embedding(model.backbone) if wanted == "own" else wanted
-    model.head = nn.Identity()
 
 
 def features(

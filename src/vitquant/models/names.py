@@ -46,5 +46,8 @@ def _why_no_vit(architecture: str) -> str:
     if elsewhere:
         return f"{architecture!r} is of timm's module {elsewhere[0]}: take a transformer for images: {LISTS}"
     known = sorted(name for module in MODULES for name in timm.list_models(module=module))
-    near = ", ".join(get_close_matches(architecture, known, SHOWN))
+    words = set(architecture.lower().split("_"))
+    holding = [name for name in known if words <= set(name.split("_"))]
+    holding.sort(key=lambda name: (not name.startswith(architecture.lower()), len(name)))
+    near = ", ".join(holding[:SHOWN] or get_close_matches(architecture, known, SHOWN))
     return f"timm has no ViT {architecture!r}: {f'did you mean {near}? ' if near else ''}{LISTS}"

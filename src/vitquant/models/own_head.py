@@ -68,7 +68,7 @@ def read_classes(file: Path) -> list[str] | None:
     if not file.is_file():
         return None
     try:
-        names = file.read_text("utf-8").rstrip().splitlines()
+        names = [line.rstrip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise VitquantError(f"model.classes: the file is no UTF-8 text ({error}): write a class on each line") from None
     twice = [name for name, number in Counter(names).items() if number > 1]

@@ -1,6 +1,6 @@
 """What becomes of a timm backbone's tokens before a head: the tokens themselves, or what its own pooling gives."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models.beit import Beit
@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitquant.artifact import Pooling
+from vitquant.errors import VitquantError
 
 WITH_TOKENS = (VisionTransformer, Eva, Beit)
 """What gives tokens in a row, those of its prefix first."""
@@ -54,6 +55,21 @@ def of_embedding(backbone: Any) -> Pooling:
     """What the backbone gives without its classifier: of two tokens that is their mean."""
     pooling = of_classifier(backbone)
     return "own" if pooling == "two" else pooling
+
+
+def of_study(backbone: Any, wanted: Literal["class", "mean", "own"], name: str) -> Pooling:
+    """What `embedding.pooling` makes of the backbone, timm's `name`.
+
+    Raises:
+        VitquantError: the backbone has no such tokens.
+    """
+    if wanted == "own":
+        return of_embedding(backbone)
+    if not isinstance(backbone, WITH_TOKENS):
+        raise VitquantError(f"embedding.pooling: {name} gives no row of tokens: take own")
+    if wanted == "class" and backbone.cls_token is None:
+        raise VitquantError(f"embedding.pooling: {name} has no class token: take mean or own")
+    return wanted
 
 
 def pooled_width(backbone: Any) -> int:

@@ -13,7 +13,7 @@ from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models import biases, pooling
 from vitquant.models.names import check_name
-from vitquant.params import Images
+from vitquant.params import Images, Params
 
 
 class ViTClassifier(nn.Module):
@@ -102,6 +102,18 @@ def check_size(name: str, crop: int) -> None:
             ) from None
     if tuple(found) != (1, pooling.feature_width(backbone, pooling.of_probe(backbone))):
         raise VitquantError(f"model.name: {name!r} gives {tuple(found)} for an image, and not one row of features")
+
+
+def check(params: Params) -> None:
+    """See that the study's architecture takes its images, and gives the embedding that it wants.
+
+    Raises:
+        VitquantError: it does not.
+    """
+    crop = preprocessing(params.model.name, params.data).crop
+    if params.head == "features":
+        with torch.device("meta"):
+            pooling.of_study(create_backbone(params.model.name, crop), params.embedding.pooling, params.model.name)
 
 
 def _said(error: Exception) -> str:

@@ -83,7 +83,10 @@ def read_images(file: str) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Print a line per image."""
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return
+    if len(arguments) != 1:
         raise ValueError("give one file of images: python run.py images.npy")
     logits = load()(read_images(arguments[0]))
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
