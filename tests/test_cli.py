@@ -56,7 +56,7 @@ def test_help_lists_every_stage(tmp_path: Path) -> None:
     listed = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
     assert set(STAGES) <= set(listed)
     for stage in STAGES:
-        assert stage in vitquant(stage, "--help", cwd=tmp_path).stdout
+        assert stage in invoke(stage, "--help", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(

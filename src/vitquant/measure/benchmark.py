@@ -68,11 +68,14 @@ class Launch:
         """
         self.workers.pop(name).close()
         if name == BASELINE:
-            raise VitquantError(
-                f"{BASELINE}, the baseline of every ratio, could not be measured: {reason}: earlier results stay as "
-                "they are"
-            )
+            raise _no_baseline(reason)
         self.recipes[name] = Benchmarked(traits=self.recipes[name].traits, unavailable=reason)
+
+
+def _no_baseline(reason: str) -> VitquantError:
+    return VitquantError(
+        f"{BASELINE}, the baseline of every ratio, could not be measured: {reason}: earlier results stay as they are"
+    )
 
 
 @dataclass
@@ -162,22 +165,30 @@ def _left(artifacts: Sequence[Path], recipes: Recipes) -> list[Path]:
 def _started(
     artifacts: Sequence[Path], data: Path, params: Benchmark, threads: int, device: torch.device, name: str
 ) -> Iterator[Launch]:
-    """A process for every artifact that can run here.
+    """A process for every artifact that can run here; none for one that says why it cannot.
 
     On the CPU a few load at once; on a GPU all do, where loading means minutes of compiling for each batch size, and
     every size is warmed up.
     """
-    launch, waiting = Launch(name), iter(artifacts)
+    launch = Launch(name)
+    able: list[Path] = []
+    for artifact in artifacts:
+        spec = open_artifact(artifact).spec
+        launch.recipes[artifact.name] = Benchmarked(traits=spec.traits, unavailable=spec.unavailable)
+        if not spec.unavailable:
+            able.append(artifact)
+        elif artifact.name == BASELINE:
+            raise _no_baseline(spec.unavailable)
+    waiting = iter(able)
 
     def start(count: int) -> None:
         for artifact in itertools.islice(waiting, count):
             launch.workers[artifact.name] = Worker(session.serve, artifact, data, params, threads, device)
 
     try:
-        start(AT_ONCE if device.type == "cpu" else len(artifacts))
-        for artifact in tqdm(artifacts, desc=f"{name}: load", unit="recipe"):
+        start(AT_ONCE if device.type == "cpu" else len(able))
+        for artifact in tqdm(able, desc=f"{name}: load", unit="recipe"):
             opened = open_artifact(artifact)
-            recipe = launch.recipes[artifact.name] = Benchmarked(traits=opened.spec.traits)
             try:
                 memory = launch.workers[artifact.name].receive()
             except UnsupportedError as reason:
@@ -185,7 +196,7 @@ def _started(
                 continue
             finally:
                 start(1)
-            recipe.measured = Measured(
+            launch.recipes[artifact.name].measured = Measured(
                 artifact_sha256=opened.sha256, size_bytes=opened.size_bytes, memory_bytes=[memory]
             )
         yield launch

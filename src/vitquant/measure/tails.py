@@ -19,6 +19,8 @@ def run(artifact: Path, data: Path, params: CpuBenchmark, threads: int) -> Tails
         VitquantError: the artifact or the data is damaged.
     """
     opened = open_artifact(artifact)
+    if opened.spec.unavailable:
+        return Tails(unavailable=opened.spec.unavailable)
     worker = Worker(session.serve, artifact, data, params, threads, CPU)
     try:
         worker.receive()
