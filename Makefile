@@ -23,7 +23,7 @@ setup: $(VENV)/.ready ## make the virtual environment and install the locked dep
 $(VENV)/.ready: pyproject.toml uv.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(VENV)/bin/uv sync --frozen --compile-bytecode
+	$(VENV)/bin/uv sync --frozen --extra serve --compile-bytecode
 	@# DVC's own choice is a folder that all users share and that holds pickles
 	@if [ -n "$$HOME" ]; then own="$${VITQUANT_CACHE:-$$HOME/.cache/vitquant}" && mkdir -p -m 700 "$$own" && \
 		$(VENV)/bin/dvc config --quiet --local core.site_cache_dir "$$own/dvc"; fi

@@ -1,0 +1,30 @@
+"""Small artifacts to serve, each built once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vitquant import cache as compiled
+from vitquant import recipes
+from vitquant.params import Recipe
+
+RECIPES = {
+    "vitquant-int8": {"method": "vitquant_int8"},
+    "dynamic-int8": {"method": "dynamic_int8", "per_channel": False, "keep_float": ["head"], "engine": "auto"},
+}
+
+
+@pytest.fixture(scope="session")
+def artifacts(fp32: Path, calibration: NDArray[np.uint8], cache: Path) -> Path:
+    """A folder of artifacts by name: fp32 and RECIPES; for all workers that share the cache. For reading only."""
+    folder = cache / "served"
+    folder.mkdir(exist_ok=True)
+    with compiled.lock(folder / "all"):
+        for name, recipe in RECIPES.items():
+            if not (folder / name).exists():
+                recipes.build(name, Recipe.model_validate(recipe), fp32, folder / name, calibration)
+        if not (folder / "fp32").exists():
+            (folder / "fp32").symlink_to(fp32)
+    return folder
