@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vitquant.commands import bundle, check, diff, draws, experiment, predict, recommend, serve, summary
+from vitquant.commands import bundle, check, diff, draws, experiment, loadtest, predict, recommend, serve, summary
 from vitquant.errors import VitquantError, printable
 from vitquant.stages import (
     baseline,
@@ -94,6 +94,6 @@ STAGES = (
     *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
     report,
 )
-COMMANDS = (check, summary, recommend, diff, draws, experiment, bundle, predict, serve)
+COMMANDS = (check, summary, recommend, diff, draws, experiment, bundle, predict, serve, loadtest)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

@@ -188,7 +188,7 @@ def create(artifacts: list[Artifact], settings: Settings, device: str) -> Any:
     @app.get("/v2")
     async def server_metadata() -> Response:
         """The server's name, version and extensions."""
-        return replies.line(replies.server(version))
+        return replies.line(replies.server(version, spec.recipe))
 
     @app.get("/v2/health/live")
     async def live() -> Response:

@@ -33,9 +33,9 @@ def refusal(refused: RefusedError) -> Response:
     return line({"error": refused.why}, refused.status, headers)
 
 
-def server(version: str) -> dict[str, Any]:
-    """Of the server."""
-    return {"name": SERVER, "version": version, "extensions": ["binary_tensor_data"]}
+def server(version: str, model: str) -> dict[str, Any]:
+    """Of the server, and the models' names, which the protocol leaves out."""
+    return {"name": SERVER, "version": version, "extensions": ["binary_tensor_data"], "models": [model]}
 
 
 def model(name: str, spec: Spec) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio leaves this to who made the socket
+        return listening
     except OSError as error:
         raise VitquantError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port") from None
