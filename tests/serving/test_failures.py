@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from safetensors.numpy import load_file, save_file
 
-from vitquant import artifact, recipes
+from vitquant import artifact, files, recipes, runtime
 
 from .running import PATIENCE, Running, serve
 
@@ -237,3 +238,31 @@ def test_neighbours_do_not_change_logits(artifacts: Path, tmp_path: Path, recipe
             second.result()
         largest = running.metric("vitquant_batch_images_sum") / running.metric("vitquant_batch_images_count")
         assert (largest == 1) == (recipe == "dynamic-int8")
+
+
+def test_numbers_that_are_not_finite_fail_their_own_image(own: Path, images: Path) -> None:
+    """The head's weights are so large that the larger of two images' logits overflow, and the smaller's do not."""
+    broken = own / "vitquant-int8"
+    files_ = [images / label / f"{number:03}.png" for label in ("disc", "noise", "stripes") for number in range(3)]
+    largest = {file: float(np.abs(runtime.load(broken, 1)([file])).max()) for file in files_}
+    small, large = (best(largest, key=lambda file: largest[file]) for best in (min, max))
+    factor = np.float32(np.finfo(np.float32).max / np.sqrt(largest[small] * largest[large]))
+    weights = load_file(broken / artifact.WEIGHTS_FILE)
+    save_file({name: t * factor if name.startswith("head.") else t for name, t in weights.items()}, broken / "new")
+    (broken / "new").replace(broken / artifact.WEIGHTS_FILE)
+    spec = files.read_json(broken / artifact.SPEC_FILE)
+    spec["files"][artifact.WEIGHTS_FILE]["sha256"] = files.sha256(broken / artifact.WEIGHTS_FILE)
+    files.write_json(broken / artifact.SPEC_FILE, spec)
+    contents = [small.read_bytes(), large.read_bytes()]
+    with serve(own, broken, max_batch=2, max_delay_ms=1000) as running:
+        running.warm("vitquant-int8")
+        with ThreadPoolExecutor(2) as threads:
+            assert [answer.status_code for answer in threads.map(running.post, contents)] == [200, 500]
+        assert running.metric("vitquant_batch_images_sum") == 2
+    with serve(own, broken, own / "second") as running:
+        running.warm("vitquant-int8", "second")
+        assert running.post(contents[0]).json()["recipe"] == "vitquant-int8"
+        assert [running.post(contents[1]).json()["recipe"] for _ in range(3)] == ["second"] * 3
+        assert "vitquant-int8 is left for 10 s" in running.log
+        assert running.post(contents[0]).json()["recipe"] == "second"
+        assert running.ready()
