@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vitquant import cache as compiled
-from vitquant import recipes
+from vitquant import recipes, runtime
 from vitquant.params import Recipe
 
 from .running import Running, serve
@@ -29,6 +29,7 @@ def artifacts(fp32: Path, calibration: NDArray[np.uint8], cache: Path) -> Path:
         for name, recipe in RECIPES.items():
             if not (folder / name).exists():
                 recipes.build(name, Recipe.model_validate(recipe), fp32, folder / name, calibration)
+        runtime.load(folder / "vitquant-int8", 1)  # which compiles its code, before a server has to
         if not (folder / "fp32").exists():
             (folder / "fp32").symlink_to(fp32)
     return folder

@@ -15,7 +15,7 @@ import requests
 import tritonclient.http as triton
 
 VITQUANT = str(Path(sys.executable).with_name("vitquant"))
-PATIENCE = 60  # seconds that a test waits for what comes at once unless the machine is busy
+PATIENCE = 120  # seconds that a test waits for what comes at once unless the machine is busy
 
 
 class Running:

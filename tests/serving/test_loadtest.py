@@ -19,7 +19,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    "options", [("--clients", 2), ("--rate", 50), ("--clients", 2, "--send", "pixels", "--each", 3)]
+    "options", [("--clients", 2), ("--rate", 10), ("--clients", 2, "--send", "pixels", "--each", 3)]
 )
 def test_every_request_is_counted(server: Running, images: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
     before = server.metric('vitquant_requests_total{endpoint="infer",status="200"}')

@@ -74,7 +74,8 @@ class Server:
         if not self.dispatcher.recipes[0].settled:
             raise RefusedError(503, "the server is starting", 1)
         waiting = self.dispatcher.waiting + self.decoding
-        if waiting + images > max(self.settings.queue, images if not waiting else 0):
+        too_many = waiting + images > max(self.settings.queue, images if not waiting else 0)
+        if too_many or self.dispatcher.seconds > self.settings.deadline / 2:
             raise RefusedError(503, "too many images wait", self.dispatcher.retry_after())
 
     async def answer(self, request: Request, endpoint: int) -> Response:

@@ -82,7 +82,7 @@ class Recipe:
         self.settled = False
         """Whether it has been loaded, or was found not to load."""
         self.seconds = 0.0
-        """Of one image in a worker."""
+        """That an image takes in a worker, of late."""
         metrics.watch(self.name, self)
 
     @property

@@ -20,6 +20,7 @@ from vitquant.serving.requests import Deadly, Item, Request
 from vitquant.serving.settings import Settings
 
 KILLED = -9  # from outside: no input ends a process so
+RECENT = 0.1  # the weight of the last batch in what an image takes
 log = logging.getLogger(__name__)
 
 
@@ -46,10 +47,15 @@ class Dispatcher:
         """Images in the queue."""
         return len(self._queue)
 
+    @property
+    def seconds(self) -> float:
+        """That those in the queue will take, as the last ones did."""
+        recipe = next((recipe for recipe in self.recipes if recipe.serves), self.recipes[0])
+        return len(self._queue) * recipe.seconds / len(recipe.slots)
+
     def retry_after(self) -> int:
         """Seconds after which the queue will be shorter."""
-        recipe = next((recipe for recipe in self.recipes if recipe.serves), self.recipes[0])
-        return max(1, min(60, math.ceil(len(self._queue) * recipe.seconds / len(recipe.slots))))
+        return max(1, min(60, math.ceil(self.seconds)))
 
     async def predict(self, pixels: NDArray[np.uint8], deadline: float) -> tuple[Recipe, NDArray[np.float32]]:
         """Logits of images, float32 (N, C), and the recipe that gave them.
@@ -164,6 +170,7 @@ class Dispatcher:
         else:
             taken = loop.time() - start
             self._metrics.compute.labels(name).observe(taken)
+            recipe.seconds += RECENT * (taken / len(batch) - recipe.seconds)
             self._answer(recipe, batch, frame, taken)
         finally:
             slot.busy = False
