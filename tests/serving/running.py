@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -87,5 +87,10 @@ def serve(folder: Path, *artifacts: Path, **options: object) -> Iterator[Running
     try:
         yield Running(process, log)
     finally:
+        own = psutil.Process(process.pid) if process.poll() is None else None
+        children = own.children() if own else []
         process.kill()
         process.wait()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()  # a suspended one does not hear that the server has gone
