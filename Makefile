@@ -13,7 +13,7 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-full diff draws test lint dependencies clean docker-build docker-test docker-bench
+.PHONY: help setup repro repro-full diff draws serve test lint dependencies clean docker-build docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ setup: $(VENV)/.ready ## make the virtual environment and install the locked dep
 $(VENV)/.ready: pyproject.toml uv.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(VENV)/bin/uv sync --frozen --compile-bytecode
+	$(VENV)/bin/uv sync --frozen --extra serve --compile-bytecode
 	@# DVC's own choice is a folder that all users share and that holds pickles
 	@if [ -n "$$HOME" ]; then own="$${VITQUANT_CACHE:-$$HOME/.cache/vitquant}" && mkdir -p -m 700 "$$own" && \
 		$(VENV)/bin/dvc config --quiet --local core.site_cache_dir "$$own/dvc"; fi
@@ -42,6 +42,9 @@ repro-full: setup ## run the seed report's study as an experiment (downloads 600
 
 diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD~1)
 	@vitquant diff $${REV:+-- "$$REV"}
+
+serve: setup ## serve the recommended artifact on port 8000, with fp32 to fall back on; after repro
+	@vitquant serve --recommended --fallback models/recipes/fp32
 
 draws: setup ## measure how much of the accuracy is the draw of calibration images, probe and split; after repro
 	@vitquant draws

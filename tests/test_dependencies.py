@@ -87,7 +87,7 @@ LAYERS = (  # none imports one of an earlier row
     ("cli",),
     ("stages", "commands"),
     ("experiment", "quantized", "new_study"),
-    ("report",),
+    ("report", "serving"),
     ("analysis",),
     ("measure",),
     ("recipes",),

@@ -8,7 +8,19 @@ from typing import Any
 
 import click
 
-from vitquant.commands import bundle, check, diff, draws, experiment, recommend, study, summary
+from vitquant.commands import (
+    bundle,
+    check,
+    diff,
+    draws,
+    experiment,
+    loadtest,
+    predict,
+    recommend,
+    serve,
+    study,
+    summary,
+)
 from vitquant.errors import VitquantError, describe_os_error, printable
 from vitquant.stages import (
     baseline,
@@ -78,6 +90,6 @@ STAGES = (
     *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
     report,
 )
-COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle)
+COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

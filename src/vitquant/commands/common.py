@@ -1,6 +1,8 @@
 """What the commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,3 +13,36 @@ findings_option = click.option(
     show_default=True,
     help="The file of the run.",
 )
+
+
+def artifact_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--artifact DIR`, or `--recommended` by `--findings`, which is the default."""
+    options = (
+        click.option("--artifact", type=click.Path(path_type=Path), metavar="DIR", help="The artifact."),
+        click.option("--recommended", is_flag=True, help="The artifact that the study recommends: the default."),
+        findings_option,
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Auto: a GPU.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen(artifact: Path | None, recommended: bool, findings: Path) -> Path:
+    """The artifact that the options name.
+
+    Raises:
+        VitquantError: they name two, or the study recommends none.
+    """
+    from vitquant.errors import VitquantError
+    from vitquant.serving import choice
+
+    if artifact and recommended:
+        raise VitquantError("--artifact and --recommended name two artifacts: give one of them")
+    return artifact or choice.of_study(findings)

@@ -24,8 +24,7 @@ ISA_FLAGS = (
     "asimddp",
     "i8mm",
 )
-LIBRARIES = ("torch", "torchvision", "timm", "numpy")
-ENGINES = ("onnxruntime", "openvino", "nncf", "zentorch")  # which may be missing
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino", "nncf", "zentorch")  # or not installed
 CODE = ("src", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock")
 
 
@@ -42,8 +41,7 @@ def machine() -> Machine:
         memory_gb=round(psutil.virtual_memory().total / 1e9),
         os=platform.system(),
         python=platform.python_version(),
-        **{name: metadata.version(name) for name in LIBRARIES},
-        **{name: _version(name) for name in ENGINES},
+        **{name: _version(name) for name in LIBRARIES},
     )
 
 
