@@ -152,7 +152,8 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Any], file: Path, of_
             "CLIP a state_dict of open_clip, for DINOv3 its .pth)"
         )
     normed = "fc_norm.weight"
-    if (normed in weights) != (normed in expected) and ("norm.weight" in weights) != ("norm.weight" in expected):
+    differ = {name.rpartition(".")[0] for name in weights.keys() ^ expected.keys()}
+    if differ == {"norm", "fc_norm"} and (normed in weights) != (normed in expected):
         pools = ("the mean of its patch tokens (timm's global_pool='avg')", "one token (global_pool='token')")
         theirs, ours = pools if normed in weights else pools[::-1]
         raise VitquantError(
