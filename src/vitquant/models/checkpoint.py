@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vitquant.errors import VitquantError
+from vitquant.errors import VitquantError, printable
 from vitquant.models import layouts
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -51,7 +51,7 @@ def read(file: Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in tensors.items() if name not in set(integers)}
     said = [name for name in integers if not name.endswith(COUNTER)]
     if said:
-        print(f"weights: {file}: left out, as integers: {layouts.shown(said, ', ')}", file=sys.stderr)
+        print(f"weights: {file}: left out, as integers: {printable(layouts.shown(said, ', '))}", file=sys.stderr)
     if not tensors:
         found = f"the keys {', '.join(map(_key, list(content)[:5]))}" if items else f"a {type(content).__name__}"
         raise VitquantError(f"{file} holds no named tensors but {found}: save the model's state_dict() and use that")

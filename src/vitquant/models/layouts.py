@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitquant.errors import printable
 from vitquant.models import transformers_vit
 
 ENTRIES = (  # as timm looks for them, averaged weights first (timm.models.load_state_dict); then what others write
@@ -63,7 +64,8 @@ def parts(tensors: dict[str, Tensor], own: Collection[str] = ()) -> tuple[dict[s
         else:
             beside.append(name)
     if beside:
-        print(f"weights: {prefix}… is the model; left out, as beside it: {shown(beside, ', ')}", file=sys.stderr)
+        said = printable(f"{prefix}… is the model; left out, as beside it: {shown(beside, ', ')}")
+        print(f"weights: {said}", file=sys.stderr)
     return backbone, classifier
 
 
