@@ -78,8 +78,10 @@ def page(rows: dict[str, dict[str, str]]) -> str:
     names = list(next(iter(rows.values())))
     is_cell = {(family, name): cell[0].isdigit() for family, cells in rows.items() for name, cell in cells.items()}
     ran = [name for name in names if any(is_cell[family, name] for family in rows)]
-    table = [[name, *(cells[name] if is_cell[family, name] else "–" for family, cells in rows.items())] for name in ran]
-    found = tabulate(table, ["recipe", *rows], tablefmt="pipe", disable_numparse=True)
+    table = [
+        [family, *(cells[name] if is_cell[family, name] else "–" for name in ran)] for family, cells in rows.items()
+    ]
+    found = tabulate(table, ["family", *ran], tablefmt="pipe", disable_numparse=True)
     reasons: dict[tuple[str, str], list[str]] = {}
     for family, cells in rows.items():
         for name, cell in cells.items():

@@ -55,7 +55,7 @@ def test_a_classifier_of_other_classes(images: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=9).state_dict(), tmp_path / "mine.pth")
     study, why, _ = write(tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.pth")
     assert study.head == "probe"
-    assert "the classifier has 9 classes, and the data has 6 (disc, noise, square and 3 more): name a file by " in why
+    assert "the weights' own classifier has 9 classes, and the data has 6 (disc, noise, square and 3 more): " in why
     assert why.endswith("--classes that has the classifier's classes in its order, one a line")
     listed = tmp_path / "classes"
     listed.write_text("\n".join(["a", "b", "c", *CLASSES]))
@@ -159,8 +159,8 @@ def test_weights_that_a_study_would_stop_at(
     [
         ("probe", 6, "--classes: they are those of the weights' own classifier, which --head probe leaves out"),
         ("features", 6, "--classes: they are those of the weights' own classifier, which --head features leaves out"),
-        (None, 0, "--head own: the weights have no classifier head.weight"),
-        ("own", 7, "--head own: the classifier has 7 classes, and the data has 6 "),
+        (None, 0, "the weights have no classifier of one linear layer, head.weight"),
+        ("own", 7, "the weights' own classifier has 7 classes, and the data has 6 "),
     ],
 )
 def test_classes_and_heads_that_do_not_go_together(
@@ -204,7 +204,7 @@ def test_embeddings_that_the_architecture_gives(
 def test_a_classifier_of_more_than_one_layer_is_left_for_a_probe(images: Path, tmp_path: Path) -> None:
     study, why, _ = write(tmp_path, images=images, model="pit_ti_distilled_224")
     assert (study.head, study.model.source) == ("probe", "timm")
-    assert why.endswith("the classifier is more than one linear layer (head_dist.bias, head_dist.weight)")
+    assert why.endswith("the weights' own classifier is more than one linear layer (head_dist.bias, head_dist.weight)")
 
 
 def test_the_command_says_what_it_wrote(images: Path, checkpoint: Path, tmp_path: Path) -> None:

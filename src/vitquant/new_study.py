@@ -1,11 +1,9 @@
 """A study file for a person's own images and model, written for them: an ordinary one, to edit and run again."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import timm
@@ -17,11 +15,11 @@ from vitquant.data import folder
 from vitquant.data.prepare import divide
 from vitquant.errors import VitquantError
 from vitquant.experiment import NAME
-from vitquant.models import download, own_head, weights
+from vitquant.models import own_head, weights
 from vitquant.models.names import check_name
 from vitquant.models.pooling import reads_class_token
 from vitquant.models.vit import ViTClassifier, preprocessing
-from vitquant.params import BASELINE, FileModel, FolderData
+from vitquant.params import BASELINE, FolderData
 
 QUICK = ("fp32", "bf16-compiled", "dynamic-int8", "openvino-int8-static", "vitquant-int8")
 """Recipes of params.yaml that are measured where nobody names others: each engine's best, and where people start."""
@@ -30,7 +28,7 @@ CALIBRATION = 128  # images
 SPARE = 0.9  # of the train split: some images may not decode
 OPTIONS = {
     "data.path": "--images", "model.name": "--model", "model.path": "--weights", "model.classes": "--classes",
-    "head: own:": "--head own:", "use head: probe": "use --head probe",
+    "use head: probe": "use --head probe", "in a study head: probe or features": "--head probe or features",
     "check it, then run `dvc repro -f fetch`": "check it, or name another",
 }  # fmt: skip
 """What stands in messages, and what a person who has no study file yet knows it by."""
@@ -147,7 +145,7 @@ def _head(wanted: Wanted, model: ViTClassifier, classes: Sequence[str]) -> tuple
     except VitquantError as error:
         if wanted.head or wanted.classes:
             raise
-        why = re.sub("(:|, or) use head: probe.*", "", str(error).removeprefix("head: own: "))
+        why = re.sub("(, or use head: probe|: take the model without).*", "", str(error))
         return "probe", _as_given(VitquantError(f"head: probe, fitted on your images: {why}"))
     return "own", f"head: own, the weights' classifier of {found['classes']} classes: {found['rows']}"
 
@@ -159,15 +157,10 @@ def _classifier(wanted: Wanted, model: ViTClassifier) -> dict[str, Tensor]:
             tensors = timm.create_model(wanted.model, pretrained=False).state_dict()
         _, published = weights.parts(tensors, model.backbone.state_dict().keys())
         return {name: torch.zeros(tensor.shape) for name, tensor in published.items()}
-    params = FileModel(source="file", name=wanted.model, path=str(wanted.weights))
-    with TemporaryDirectory() as raw, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's, that the model stays without memory
-        link = Path(raw, download.file_name(params))
-        link.symlink_to(wanted.weights.resolve())
-        try:
-            return weights.load_into(model, params, Path(raw))
-        except VitquantError as error:
-            raise VitquantError(f"--weights: {str(error).replace(str(link), str(wanted.weights))}") from None
+    try:
+        return weights.check_file(wanted.weights, wanted.model, model.image_size)
+    except VitquantError as error:
+        raise VitquantError(f"--weights: {error}") from None
 
 
 def _recipes(names: Sequence[str], default: Path) -> dict[str, Any]:
