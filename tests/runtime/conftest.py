@@ -11,7 +11,7 @@ import pytest
 from vitquant.runtime import library
 
 
-@pytest.fixture(scope="session", params=[None, "x86-64-v3", "x86-64"], ids=["this CPU", "AVX2", "no AVX2"])
+@pytest.fixture(scope="package", params=[None, "x86-64-v3", "x86-64"], ids=["this CPU", "AVX2", "no AVX2"])
 def instructions(request: pytest.FixtureRequest) -> str | None:
     """What the compiler is told to compile for, if not for this CPU."""
     if request.param and platform.machine() != "x86_64":
@@ -19,16 +19,16 @@ def instructions(request: pytest.FixtureRequest) -> str | None:
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def architecture(instructions: str | None) -> Iterator[None]:
-    """All native code is compiled for that."""
+    """All native code is compiled for that, as long as the tests of this package run."""
     with pytest.MonkeyPatch.context() as patch:
         if instructions:
             patch.setattr(library, "FLAGS", (*library.FLAGS, f"-march={instructions}"))  # the last one counts
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pieces(architecture: None, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Parts of the native code by themselves: pieces.cpp."""
     file = tmp_path_factory.mktemp("pieces") / "pieces.so"
