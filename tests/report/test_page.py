@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import chromium
 import handmade
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from vitquant import files
@@ -19,49 +19,30 @@ from vitquant.measure import accuracy
 from vitquant.params import Params
 from vitquant.report import build
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MOST_BYTES = 3_000_000
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 FILLS = "return [...document.querySelectorAll('svg text')].map(text => getComputedStyle(text).fill)"
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: apt-get install chromium chromium-driver"
-)
+pytestmark = chromium.needed
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with chromium.started(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture
-def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
+def browser(running: webdriver.Chrome) -> webdriver.Chrome:
     """A tab of its own: nothing is emulated in it; what was logged before is forgotten."""
-    before = chromium.current_window_handle
-    chromium.switch_to.new_window("tab")
-    new = chromium.current_window_handle
-    chromium.switch_to.window(before)
-    chromium.close()
-    chromium.switch_to.window(new)
+    before = running.current_window_handle
+    running.switch_to.new_window("tab")
+    new = running.current_window_handle
+    running.switch_to.window(before)
+    running.close()
+    running.switch_to.window(new)
     for log in ("browser", "performance"):
-        chromium.get_log(log)
-    return chromium
+        running.get_log(log)
+    return running
 
 
 @pytest.fixture(scope="module")

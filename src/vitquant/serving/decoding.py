@@ -17,7 +17,6 @@ from vitquant.serving.refused import RefusedError
 from vitquant.serving.requests import Deadly
 from vitquant.serving.settings import Settings
 
-KILLED = -9  # from outside: no input ends a process so
 TEXT = 4 * MOST_ID  # bytes of a reply's text at most
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class Decoders:
                 return self._read(await asyncio.shield(task))  # when nobody waits, it is decoded all the same
             except DiedError as died:
                 log.warning("a decoder ended with code %s", died.code)
-                if last and died.code == KILLED:
+                if last and died.killed:
                     raise RefusedError(503, "the decoders ended", 1) from None
                 if last:
                     self._deadly.add(body)

@@ -19,7 +19,6 @@ from vitquant.serving.refused import RefusedError
 from vitquant.serving.requests import Deadly, Item, Request
 from vitquant.serving.settings import Settings
 
-KILLED = -9  # from outside: no input ends a process so
 RECENT = 0.1  # the weight of the last batch in what an image takes
 log = logging.getLogger(__name__)
 
@@ -202,7 +201,7 @@ class Dispatcher:
         for request in {item.request: None for item in batch if item.current}:
             if not request.failures:
                 self._try_again(request, recipe)
-            elif died.code == KILLED:
+            elif died.killed:
                 request.refuse(RefusedError(503, "the workers ended", self.retry_after()))
             else:
                 self._deadly.add(request.pixels.data)

@@ -5,6 +5,7 @@ or that says more than it may, is `DiedError` to the other.
 """
 
 import asyncio
+import signal
 import socket
 import struct
 import sys
@@ -25,6 +26,11 @@ class DiedError(Exception):
         super().__init__(f"its process ended with code {code}")
         self.code = code
         """As subprocess has it: less than 0 for a signal."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was from outside, by SIGKILL: no input ends a process so."""
+        return self.code == -signal.SIGKILL
 
 
 def requests(connection: socket.socket) -> Iterator[bytearray]:
