@@ -13,7 +13,7 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-full diff draws serve test lint dependencies clean docker-build docker-test docker-bench
+.PHONY: help setup quick repro repro-full diff draws serve test lint dependencies clean docker-build docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +29,14 @@ $(VENV)/.ready: pyproject.toml uv.lock
 		$(VENV)/bin/dvc config --quiet --local core.site_cache_dir "$$own/dvc"; fi
 	@touch $@
 
+quick: setup ## a first answer in minutes, from few images, recipes and launches: experiments/quick
+	@vitquant experiment studies/quick.yaml
+
 repro: setup ## run the study, or what has changed of it, and print the result
 	@vitquant check
 	@python dependencies/update.py
 	@vitquant machine --out results/machine.json
-	dvc repro
+	@vitquant repro
 	@vitquant summary --readme README.md
 
 repro-full: setup ## run the seed report's study as an experiment (downloads 600 MB; SET="key=value …" changes it)
@@ -74,10 +77,11 @@ docker-build: ## make the container image (DOCKER=buildah, BASE=image)
 	set -f; $$DOCKER build $(if $(findstring buildah,$(DOCKER)),--layers) $${BASE:+--build-arg "BASE=$$BASE"} \
 		--file docker/Dockerfile --tag vitquant .
 
-docker-test: ## run the tests in the container
+docker-test: ## run the tests and the first answer of `make quick` in the container
 	@set -f; docker/check.sh run $$DOCKER
 	@$(MAKE) --no-print-directory docker-build
 	$(RUN) vitquant pytest -p no:cacheprovider
+	$(RUN) vitquant docker/quick.sh
 
 docker-bench: ## run the CUDA benchmark in the container, on this checkout: results/cuda
 	@set -f; docker/check.sh gpu $$DOCKER

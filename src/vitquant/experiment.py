@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vitquant import files, inputs, params, recipes, yaml_files
+from vitquant import files, inputs, params, progress, recipes, yaml_files
 from vitquant.downloads import check_reachable
 from vitquant.errors import VitquantError
 from vitquant.models import vit
@@ -53,7 +53,8 @@ def run(study: Path, default: Path, changes: tuple[str, ...], destination: Path)
     with _copy() as copy:
         yaml_files.write(copy / default.name, merged)
         environment = os.environ | {"VITQUANT_CACHE": str(files.cache_root())}  # which may be relative to here
-        if subprocess.run(["dvc", "exp", "run", "--name", name], cwd=copy, env=environment, check=False).returncode:
+        times = default.with_name("studies") / "times.json"
+        if progress.follow(["dvc", "exp", "run", "--name", name], wanted.study, times, copy, environment):
             raise VitquantError(
                 f"the study {name} did not finish: see the message above; params.yaml and results/ are as before, and "
                 "the stages that finished are kept for the next run"

@@ -113,6 +113,8 @@ class ElpvData(Images):
     wheel: Wheel
     sha256: Sha256
     val_fraction: Fraction
+    train_fraction: Fraction | None = None
+    """Of all images, as `val_fraction` is; None: all the rest."""
 
 
 class FolderData(Images):
@@ -121,6 +123,8 @@ class FolderData(Images):
     source: Literal["folder"]
     path: Annotated[str, Field(min_length=1)]
     val_fraction: Fraction
+    train_fraction: Fraction | None = None
+    """As above."""
 
 
 class TinyImagenetData(Images):

@@ -150,6 +150,17 @@ def test_a_split_that_cannot_hold_every_class(images: Path, params: Params, tmp_
         run(images, params, tmp_path / "out", val_fraction=0.05)
 
 
+def test_a_part_of_the_rest_trains(images: Path, params: Params, tmp_path: Path) -> None:
+    """Of ten images in each of six classes; what validates is the same."""
+    some, whole = (
+        run(images, params, tmp_path / name, train_fraction=part) for name, part in (("some", 0.2), ("all", None))
+    )
+    assert (np.bincount(some.labels("train")) == 2).all()
+    assert len(some.labels("val")) == len(whole.labels("val")) == 24
+    with pytest.raises(VitquantError, match=r"data.val_fraction: 0.4 and train_fraction: 0.7 cannot split"):
+        run(images, params, tmp_path / "out", train_fraction=0.7)
+
+
 def test_prepared_data_that_cannot_be_read(images: Path, params: Params, tmp_path: Path) -> None:
     prepared = run(images, params, tmp_path / "out")
     (tmp_path / "out/val_images.npy").write_bytes(b"half")

@@ -16,8 +16,9 @@ def command(context: click.Context, study: Path, changes: tuple[str, ...], out: 
     """Run STUDY, a file of sections that replace those of params.yaml, as a DVC experiment."""
     from vitquant import experiment
     from vitquant.analysis import store
-    from vitquant.report import tables
+    from vitquant.report import precision, tables
 
     results = experiment.run(study, context.find_root().params["params"], changes, out) / "results"
-    click.echo(tables.summary(store.read(results / "findings.json").study, "simple"))
+    found = store.read(results / "findings.json").study
+    click.echo(f"{tables.summary(found, 'simple')}\n\n{precision.sentence(found)}")
     click.echo(f"\nThe report: {(results / 'report.md').resolve()}\nCompare: dvc exp show, dvc exp diff")

@@ -130,10 +130,14 @@ def divide(samples: Sequence[Sample], params: Data) -> dict[Split, list[Sample]]
         labels = [sample.label for sample in samples]
         try:
             train, val = train_test_split(
-                range(len(samples)), test_size=params.val_fraction, random_state=params.seed, stratify=labels
-            )
+                range(len(samples)), test_size=params.val_fraction, train_size=params.train_fraction,
+                random_state=params.seed, stratify=labels,
+            )  # fmt: skip
         except ValueError as error:
-            raise VitquantError(f"data.val_fraction: {params.val_fraction} cannot split this data: {error}") from None
+            beside = f" and train_fraction: {params.train_fraction}" if params.train_fraction else ""
+            raise VitquantError(
+                f"data.val_fraction: {params.val_fraction}{beside} cannot split this data: {error}"
+            ) from None
         found = {"train": [samples[row] for row in sorted(train)], "val": [samples[row] for row in sorted(val)]}
     _check_splits({part: [sample.label for sample in own] for part, own in found.items()},
                   {sample.label for sample in samples})  # fmt: skip

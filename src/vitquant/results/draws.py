@@ -77,5 +77,6 @@ def inputs(params: Params, recipe: str, logits: str, fp32_logits: str) -> str:
         logits, fp32_logits: SHA-256 of the recipe's and of FP32's logits, with the study's own seeds.
     """
     sections = [params.data, params.probe, params.calibration, params.recipes[recipe]]
-    content = [recipe, params.head, logits, fp32_logits, *(section.model_dump(mode="json") for section in sections)]
+    dumped = [section.model_dump(mode="json", exclude_none=True) for section in sections]
+    content = [recipe, params.head, logits, fp32_logits, *dumped]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
