@@ -23,5 +23,5 @@ def sentence(study: Study) -> str:
         f"{' and '.join(known)} (95 % intervals)."
     )
     if widest > WIDEST_DIFFERENCE:
-        text += " These intervals are wide: a first answer, which more images and launches make exact."
+        text += " These intervals are wide: a first answer, which more images and launches narrow."
     return text
