@@ -33,6 +33,11 @@ repro: setup ## run the study, or what has changed of it, and print the result
 	@vitquant check
 	@python dependencies/update.py
 	@vitquant machine --out results/machine.json
+	dvc repro baseline
+	@# to make a recipe takes one core for the most part, to evaluate it all: two at once leave none idle; `dvc repro`
+	@# alone does one after the other
+	@dvc stage list --name-only | sed -n 's/^quantize@\(.*\)/quantize@\1 evaluate@\1/p' | \
+		xargs -n 6 -P 2 dvc --wait-for-lock repro --single-item
 	dvc repro
 	@vitquant summary --readme README.md
 

@@ -64,6 +64,20 @@ def test_no_revision(copy: Path) -> None:
     assert make(copy, "diff") == [["diff"]]
 
 
+def test_recipes_are_made_and_evaluated_in_two_lanes_before_all_else(copy: Path) -> None:
+    stages = "".join(f"quantize@{name}\\nevaluate@{name}\\n" for name in "abcd")
+    calls = TELL.format(calls=str(copy.parent / "calls"))
+    program(copy / ".venv/bin/dvc", f"{calls}[ $1 = stage ] && printf 'fetch\\n{stages}benchmark\\n'\nexit 0\n")
+    program(copy / ".venv/bin/python", "#!/bin/sh\n")
+    called = [call for call in make(copy, "repro") if "repro" in call]
+    alone = ["--wait-for-lock", "repro", "--single-item"]
+    first, second = (
+        [*alone, *(f"{stage}@{name}" for name in lane for stage in ("quantize", "evaluate"))] for lane in ("abc", "d")
+    )
+    assert (called[0], called[-1]) == (["repro", "baseline"], ["repro"])
+    assert sorted(called[1:-1]) == [first, second]
+
+
 @pytest.mark.parametrize("injection", [*INJECTIONS, "--output=x"])
 def test_a_revision_runs_nothing(copy: Path, injection: str) -> None:
     assert make(copy, "diff", f"REV={injection}") == [["diff", "--", injection]]
