@@ -37,7 +37,7 @@ class Run:
     """Of each stage that may run."""
     begin: float
     taken: Seconds = field(default_factory=dict)
-    """Of each stage that has run."""
+    """Of each stage that has run, until the next began: where two run at once, their sum is right."""
     stage: str = ""
     """That runs now."""
     since: float = 0.0

@@ -18,6 +18,8 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
             ACCURACY,
             own.accuracy.model_copy(
                 update={
+                    "own_images": 14,
+                    "undecided_images": 15,
                     "large_batch": 32,
                     "top1_large_batch": Estimate(value=70.0, low=60.0, high=80.0, unit="%"),
                     "top1_delta_large_batch": Estimate(value=-1.0, low=-3.0, high=1.0, unit="pp"),
@@ -56,7 +58,7 @@ def test_every_value_of_a_part_has_its_column_and_no_column_another_ones() -> No
 def test_a_part_that_has_little_is_shown_with_gaps() -> None:
     top1 = Estimate(value=80.0, low=70.0, high=90.0, unit="%")
     accuracy = Accuracy(device="cpu", top1=top1)
-    assert [column.of(accuracy) for column in ACCURACY] == [top1] + [None] * 16
+    assert [column.of(accuracy) for column in ACCURACY] == [top1] + [None] * 18
     speed = Speed(p50_ms=1.0, p90_ms=2.0, p99_ms=3.0, spread_pct=4.0, images_per_s=5.0)
     assert [found for column in SPEED if (found := column.of(speed))] == [1.0, 2.0, 3.0, 4.0, 5.0]
     footprint = Footprint(memory_model_mb=1.0, memory_peak_mb=2.0, size_mb=3.0)

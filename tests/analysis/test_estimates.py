@@ -184,6 +184,32 @@ def test_accuracy_in_large_batches_is_compared_with_fp32s_own() -> None:
     assert (alone.top1_delta_large_batch, alone.agreement_large_batch_pct) == (None, None)
 
 
+def test_accuracy_in_large_batches_of_a_part_is_compared_over_that() -> None:
+    part = np.arange(0, 12, 3)  # of which FP32 has 0, 3, 6 and 9 right
+    large = right(7)[part]
+    int8 = Evidence(INT8, logits=right(10), large_batch=32, logits_large_batch=large, part=part)
+    accuracy = found({"fp32": Evidence(FP32, logits=right(10)), "int8": int8})["int8"].accuracy
+    assert accuracy
+    assert accuracy.top1_large_batch
+    assert accuracy.top1_delta_large_batch
+    assert (accuracy.top1_large_batch.value, accuracy.top1_delta_large_batch.value) == (75.0, -25.0)
+    assert (accuracy.top1.value, accuracy.own_images) == (83.33, None)
+
+
+@pytest.mark.parametrize(("moved", "undecided"), [(0.0, 2), (0.02, 3)])
+def test_of_a_recipe_that_predicted_a_part_what_may_differ_is_counted(moved: float, undecided: int) -> None:
+    """By the bound, or what is found on the part where that is more: two classes lie less than twice that apart."""
+    part, logits = np.arange(0, 12, 3), 10 * right(10) + np.arange(6, dtype=np.float32)
+    logits[[1, 3, 4]] = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0019]  # 3 is of the part
+    logits[5] = [1.0, 2.0, 3.0, 4.0, 5.0, 5.03]
+    ours = logits.copy()
+    ours[part] += np.float32(moved)
+    fp32, own = Evidence(FP32, logits=logits), Evidence(FP32, logits=ours, part=part, as_fp32=True)
+    accuracy = found({"fp32": fp32, "openvino-fp32": own})["openvino-fp32"].accuracy
+    assert accuracy
+    assert (accuracy.own_images, accuracy.undecided_images) == (4, undecided)
+
+
 def test_five_classes_have_no_top5_and_without_fp32s_logits_there_is_no_difference() -> None:
     logits = right(10)[:, :5]
     alone = estimates.recipes(

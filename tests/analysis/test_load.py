@@ -91,6 +91,24 @@ def test_class_tokens_of_another_shape_are_refused(params: Params, inputs: Input
     assert refusal(params, inputs).startswith(f"{file}: class_tokens has shape {shape}")
 
 
+def test_fp32s_predictions_stand_where_a_recipe_predicted_a_part(params: Params, inputs: Inputs) -> None:
+    part, own = Prepared(inputs.data).part(), np.arange(8 * 6).reshape(8, 6)
+    handmade.write_accuracy(inputs, "dynamic-int8", INT8, own)
+    assert "holds predictions of shape (8, 6), the prepared data has 24 images" in refusal(params, inputs)
+    file = write_predicted(inputs, "dynamic-int8", as_fp32=True)
+    evidence = load(params, inputs).evidence
+    found, theirs = evidence["dynamic-int8"].logits, evidence["fp32"].logits
+    assert found is not None
+    assert theirs is not None
+    assert np.array_equal(found[part], own)
+    assert np.array_equal(np.delete(found, part, axis=0), np.delete(theirs, part, axis=0))
+    accuracy = form.read(inputs.accuracy / "fp32.json", Accuracy)
+    absent = accuracy.model_copy(update={"predicted": None, "unavailable": "why"})
+    form.write(inputs.accuracy / "fp32.json", absent)
+    said = "npz holds a part of the images, and fp32 predicted none of the others: run `dvc repro`"
+    assert refusal(params, inputs).endswith(f"{file.stem}.{said}")
+
+
 BATCH_SCALES = INT8.model_copy(update={"batch_scales": True})
 
 
@@ -105,7 +123,7 @@ def write_large_batch(inputs: Inputs, large: np.ndarray) -> Path:
 
 
 def test_logits_in_large_batches_are_loaded(params: Params, inputs: Inputs) -> None:
-    large = np.arange(24 * 6).reshape(24, 6)
+    large = np.arange(8 * 6).reshape(8, 6)
     write_large_batch(inputs, large)
     evidence = load(params, inputs).evidence
     assert evidence["dynamic-int8"].large_batch == 32
@@ -113,7 +131,7 @@ def test_logits_in_large_batches_are_loaded(params: Params, inputs: Inputs) -> N
     assert (evidence["fp32"].large_batch, evidence["fp32"].logits_large_batch) == (None, None)
 
 
-@pytest.mark.parametrize(("shape", "bad"), [((23, 6), 0.0), ((24, 5), 0.0), ((24, 6), np.nan)])
+@pytest.mark.parametrize(("shape", "bad"), [((24, 6), 0.0), ((8, 5), 0.0), ((8, 6), np.nan)])
 def test_logits_in_large_batches_that_cannot_be_are_refused(
     params: Params, inputs: Inputs, shape: tuple[int, int], bad: float
 ) -> None:
@@ -124,10 +142,10 @@ def test_logits_in_large_batches_that_cannot_be_are_refused(
 
 
 def test_logits_in_large_batches_of_another_run_or_missing_are_refused(params: Params, inputs: Inputs) -> None:
-    file = write_large_batch(inputs, np.zeros((24, 6)))
+    file = write_large_batch(inputs, np.zeros((8, 6)))
     arrays = predictions.read(file)
     said = f"{file}: logits_large_batch is missing, or of another run than the results beside it: run `dvc repro`"
-    predictions.write(file, arrays | {"logits_large_batch": np.ones((24, 6), np.float32)})
+    predictions.write(file, arrays | {"logits_large_batch": np.ones((8, 6), np.float32)})
     assert refusal(params, inputs) == said
     del arrays["logits_large_batch"]
     predictions.write(file, arrays)
@@ -135,7 +153,7 @@ def test_logits_in_large_batches_of_another_run_or_missing_are_refused(params: P
 
 
 def test_traits_and_logits_in_large_batches_must_agree(params: Params, inputs: Inputs) -> None:
-    write_large_batch(inputs, np.zeros((24, 6)))
+    write_large_batch(inputs, np.zeros((8, 6)))
     file = inputs.accuracy / "dynamic-int8.json"
     content = files.read_json(file)
     files.write_json(file, content | {"traits": INT8.model_dump(mode="json")})

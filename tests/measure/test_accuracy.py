@@ -52,17 +52,38 @@ def test_a_recipe_whose_scales_span_the_batch_is_predicted_in_large_batches_too(
     predictor, images = recipes.load(tmp_path / "dynamic-int8"), prepared.images("val")
     accuracy.evaluate(predictor, prepared, params.evaluate, 2, tmp_path / "a.json", tmp_path / "p.npz")
     written, arrays = form.read(tmp_path / "a.json", Accuracy).predicted, predictions.read(tmp_path / "p.npz")
-    alone, large = arrays["logits"], arrays["logits_large_batch"]
+    alone, large, part = arrays["logits"], arrays["logits_large_batch"], prepared.part()
     assert np.abs(alone - np.concatenate([predictor(image[None]) for image in images])).max() < 1e-4
-    assert (
-        np.abs(large - np.concatenate([predictor(images[start : start + 5]) for start in range(0, 24, 5)])).max() < 1e-4
-    )
-    assert np.abs(large - alone).max() > 1e-3
+    assert np.abs(large - np.concatenate([predictor(images[part[:5]]), predictor(images[part[5:]])])).max() < 1e-4
+    assert np.abs(large - alone[part]).max() > 1e-3
     assert written
     assert written.large_batch == LargeBatch(size=5, logits_sha256=predictions.digest(large))
     accuracy.evaluate(recipes.load(fp32), prepared, params.evaluate, 2, tmp_path / "a.json", tmp_path / "p.npz")
     assert "large_batch" not in (tmp_path / "a.json").read_text()
     assert set(predictions.read(tmp_path / "p.npz")) == {"logits", "class_tokens"}
+
+
+def test_a_recipe_whose_logits_are_fp32s_predicts_a_part_of_each_class(
+    fp32: Path, params: Params, prepared: Prepared, calibration: np.ndarray, tmp_path: Path
+) -> None:
+    predictor = recipes.load(fp32)
+    assert accuracy.equals_fp32(predictor, predictor, calibration)
+    moved = Predictor(predictor.artifact, lambda inputs: predictor.forward(inputs) + 0.002)
+    assert not accuracy.equals_fp32(moved, predictor, calibration)
+    recipes.build("int8", params.recipes["dynamic-int8"], fp32, tmp_path / "int8", calibration)
+    int8 = recipes.load(tmp_path / "int8")
+    assert not accuracy.equals_fp32(int8, int8, calibration)  # whatever its logits are
+    accuracy.evaluate(predictor, prepared, PARAMS, 2, tmp_path / "a.json", tmp_path / "p.npz", as_fp32=True)
+    written, arrays, part = (
+        form.read(tmp_path / "a.json", Accuracy),
+        predictions.read(tmp_path / "p.npz"),
+        prepared.part(),
+    )
+    assert written.predicted
+    assert (written.predicted.images, written.predicted.as_fp32, len(part)) == (8, True, 8)
+    assert set(np.bincount(prepared.labels("val")[part])) <= {1, 2}  # of four images of each class
+    outputs = predictor.outputs(prepared.images("val")[part])
+    assert np.abs(np.hstack([arrays["logits"], arrays["class_tokens"]]) - outputs).max() < 1e-4
 
 
 def test_why_there_are_no_predictions_is_written(tmp_path: Path) -> None:

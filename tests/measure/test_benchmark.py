@@ -188,7 +188,7 @@ def test_a_batch_that_cannot_be_split_is_timed_whole() -> None:
     own = Measured(artifact_sha256="ab" * 32, size_bytes=1, memory_bytes=[Memory(model=1, load_peak=1)], latency_ms={})
     worker = Worker(whole_alone)
     launch = benchmark.Launch("trial", {"own": worker}, {"own": Benchmarked(traits=FP32, measured=own)})
-    assert benchmark._trial(launch, "own", 8, [False, True], 1) == {False: 500.0}
+    assert benchmark._trial(launch, "own", 8, [False, True], 1, 1) == {False: 500.0}
     assert own.unavailable_batches == {}
     worker.close()
 

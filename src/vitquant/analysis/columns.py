@@ -47,6 +47,8 @@ ACCURACY: tuple[Column[Accuracy], ...] = (
     Column("1st percentile", "class_token_p1_cosine", lambda accuracy: accuracy.class_token_p1_cosine, ".4f"),
     Column("least cosine", "class_token_least_cosine", lambda accuracy: accuracy.class_token_least_cosine, ".4f"),
     Column("same nearest %", "nearest_agreement_pct", lambda accuracy: accuracy.nearest_agreement_pct, ".2f"),
+    Column("predicted itself", "own_images", lambda accuracy: accuracy.own_images, "d"),
+    Column("may differ", "undecided_images", lambda accuracy: accuracy.undecided_images, "d"),
     Column("large batch", "large_batch_images", lambda accuracy: accuracy.large_batch, "d"),
     Column("top-1 % in it", "top1_large_batch_pct", lambda accuracy: accuracy.top1_large_batch, ".2f"),
     Column("Δ top-1 in it, pp", "top1_delta_large_batch_pp", lambda accuracy: accuracy.top1_delta_large_batch, "+.2f"),

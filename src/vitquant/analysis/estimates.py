@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vitquant.analysis import statistics
 from vitquant.analysis.findings import Accuracy, Estimate, Footprint, Range, Recipe, Rival, Roofline, Speed, Tails
 from vitquant.params import BASELINE
+from vitquant.results.accuracy import ROUNDING
 from vitquant.results.benchmark import Measured
 from vitquant.results.hits import discordant, hits
 from vitquant.results.tails import Timed
@@ -34,7 +35,11 @@ class Evidence:
     large_batch: int | None = None
     """The size of large batches, where the images of a batch affect each other."""
     logits_large_batch: Logits | None = None
-    """Of the same images in such batches, (N, C)."""
+    """Of a part of the images in such batches, (M, C)."""
+    part: NDArray[np.int64] | None = None
+    """The rows of that part, (M,); if not said, all."""
+    as_fp32: bool = False
+    """Whether it predicted that part alone, and FP32's logits stand for those of the others."""
     cosine: NDArray[np.float32] | None = None
     """Of their embeddings to FP32's, (N,)."""
     nearest: NDArray[np.int64] | None = None
@@ -81,13 +86,13 @@ def _accuracy(recipe: Evidence, fp32: Evidence | None, labels: NDArray[np.int64]
     logits, baseline = recipe.logits, fp32.logits if fp32 else None
     assert logits is not None
     tops = {k: statistics.proportion(hits(logits, labels, k)).rounded(2) for k in (1, 5) if k < logits.shape[1]}
-    large = recipe.logits_large_batch
+    large, part = recipe.logits_large_batch, slice(None) if recipe.part is None else recipe.part
     alone = Accuracy(
         device=recipe.device,
         top1=tops[1],
         top5=tops.get(5),
         large_batch=recipe.large_batch,
-        top1_large_batch=None if large is None else statistics.proportion(hits(large, labels, 1)).rounded(2),
+        top1_large_batch=None if large is None else statistics.proportion(hits(large, labels[part], 1)).rounded(2),
     )
     if baseline is None or fp32 is None:
         return alone
@@ -106,7 +111,8 @@ def _accuracy(recipe: Evidence, fp32: Evidence | None, labels: NDArray[np.int64]
             "agreement_pct": _agreement(logits, baseline),
         }
         | _moved(recipe, fp32)
-        | ({} if large is None else _large_batch(large, baseline, labels))
+        | ({} if large is None else _large_batch(large, baseline[part], labels[part]))
+        | (_as_fp32(logits, baseline, recipe.part) if recipe.as_fp32 and recipe.part is not None else {})
     )
 
 
@@ -126,6 +132,18 @@ def _large_batch(logits: Logits, baseline: Logits, labels: NDArray[np.int64]) ->
     """How logits in large batches differ from FP32's, which no other image affects."""
     delta = statistics.paired_difference(hits(logits, labels, 1), hits(baseline, labels, 1)).rounded(2)
     return {"top1_delta_large_batch": delta, "agreement_large_batch_pct": _agreement(logits, baseline)}
+
+
+def _as_fp32(logits: Logits, baseline: Logits, part: NDArray[np.int64]) -> dict[str, int]:
+    """How many images a recipe predicted itself, and of how many others its top-1 or top-5 may not be FP32's.
+
+    A logit differs from FP32's by ROUNDING at most, or by as much as one of the part does. So classes can change places
+    only where FP32's logits are no more than twice that apart.
+    """
+    bound = max(ROUNDING, float(np.abs(logits - baseline)[part].max()))
+    others = np.sort(np.delete(baseline, part, axis=0))
+    near = [others[:, -k] - others[:, -k - 1] <= 2 * bound for k in (1, 5) if k < others.shape[1]]
+    return {"own_images": len(part), "undecided_images": int(np.any(near, axis=0).sum())}
 
 
 def _agreement(logits: Logits, baseline: Logits) -> float:

@@ -88,6 +88,10 @@ class Accuracy(Finding):
     class_token_least_cosine: float | None = None
     nearest_agreement_pct: float | None = None
     """Of the images: those with the same nearest neighbour in the train split; where embeddings are studied."""
+    own_images: int | None = None
+    """Images that it predicted itself, where those are a part, since its logits are FP32's but for rounding."""
+    undecided_images: int | None = None
+    """Of the others: those whose classes FP32 tells apart by so little that the recipe's top-1 or top-5 may differ."""
     large_batch: int | None = None
     """The batch size at which the next ones were found; None of a recipe whose images do not affect each other."""
     top1_large_batch: Estimate | None = None

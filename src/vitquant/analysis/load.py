@@ -108,7 +108,7 @@ def _evidence(
         large_batch = accuracy.predicted.large_batch if accuracy.predicted else None
         if accuracy.predicted:
             machines[file] = accuracy.predicted.environment
-            arrays = _predictions(inputs.predictions / f"{name}.npz", accuracy.predicted, prepared)
+            arrays = _predictions(inputs.predictions / f"{name}.npz", accuracy.predicted, prepared, baseline)
             baseline = arrays if name == BASELINE else baseline
             if len(prepared.classes) <= 5:  # noqa: PLR2004
                 unavailable["top5"] = f"top-5 of {len(prepared.classes)} classes is always 100 %"
@@ -127,6 +127,8 @@ def _evidence(
             logits=arrays.get("logits"),
             large_batch=large_batch.size if large_batch else None,
             logits_large_batch=arrays.get("logits_large_batch"),
+            part=prepared.part(),
+            as_fp32=bool(accuracy.predicted and accuracy.predicted.as_fp32),
             cosine=_cosine(inputs.predictions / f"{name}.npz", arrays, baseline),
             nearest=_nearest(inputs.predictions / f"{name}.npz", accuracy, prepared)
             if params.head == "features"
@@ -136,28 +138,53 @@ def _evidence(
     return {name: evidence[name] for name in params.recipes}
 
 
-def _predictions(file: Path, predicted: Predicted, prepared: Prepared) -> dict[str, NDArray[np.float32]]:
-    """What `results.accuracy` says that the file holds: logits, float32 (N, C), and class tokens, float32 (N, D)."""
+def _predictions(
+    file: Path, predicted: Predicted, prepared: Prepared, baseline: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What `results.accuracy` says that the file holds: logits, float32 (N, C), and class tokens, float32 (N, D).
+
+    Where it holds a part of the images alone, the baseline's stand for the others.
+    """
     if not file.exists():
         raise VitquantError(f"{file} is missing: {MEND}")
     arrays = predictions.read(file)
-    images, classes = len(prepared.labels("val")), len(prepared.classes)
+    part, classes = prepared.part(), len(prepared.classes)
+    images = len(part) if predicted.as_fp32 else len(prepared.labels("val"))
+    if predicted.as_fp32 and not baseline:
+        raise VitquantError(f"{file} holds a part of the images, and {BASELINE} predicted none of the others: {MEND}")
     digests = {"logits": predicted.logits_sha256}
     if predicted.large_batch:
         digests["logits_large_batch"] = predicted.large_batch.logits_sha256
     found = {name: _logits(file, arrays, name, sha256) for name, sha256 in digests.items()}
-    for logits in found.values():
-        if logits.shape != (images, classes) or predicted.images != images:
+    for name, logits in found.items():
+        expected = images if name == "logits" else len(part)
+        if logits.shape != (expected, classes) or predicted.images != images:
             raise VitquantError(
-                f"{file} holds predictions of shape {logits.shape}, the prepared data has {images} images of {classes} "
-                f"classes: {MEND}"
+                f"{file} holds predictions of shape {logits.shape}, the prepared data has {expected} images of "
+                f"{classes} classes: {MEND}"
             )
-    if "class_tokens" not in arrays:
-        return found
-    tokens = arrays["class_tokens"]
-    if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
-        raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
-    return found | {"class_tokens": _finite(file, "class_tokens", tokens)}
+    if "class_tokens" in arrays:
+        tokens = arrays["class_tokens"]
+        if tokens.ndim != 2 or len(tokens) != images:  # noqa: PLR2004
+            raise VitquantError(f"{file}: class_tokens has shape {tokens.shape}, there are {images} images: {MEND}")
+        found["class_tokens"] = _finite(file, "class_tokens", tokens)
+    return _completed(file, found, part, baseline) if predicted.as_fp32 else found
+
+
+def _completed(
+    file: Path,
+    found: dict[str, NDArray[np.float32]],
+    part: NDArray[np.int64],
+    baseline: Mapping[str, NDArray[np.float32]],
+) -> dict[str, NDArray[np.float32]]:
+    """Arrays of the rows `part`, (M, …), put into the baseline's, (N, …)."""
+    whole = {}
+    for name, array in found.items():
+        if name not in baseline or baseline[name].shape[1:] != array.shape[1:]:
+            raise VitquantError(f"{file}: {name} has shape {array.shape}, unlike {BASELINE}'s: {MEND}")
+        whole[name] = baseline[name].copy()
+        whole[name][part] = array
+    return whole
 
 
 def _nearest(file: Path, accuracy: Accuracy, prepared: Prepared) -> NDArray[np.int64] | None:

@@ -17,8 +17,10 @@ from vitquant.params import Embedding, Evaluate
 from vitquant.predictor import Predictor
 from vitquant.results import form
 from vitquant.results import predictions as arrays
-from vitquant.results.accuracy import Accuracy, LargeBatch, Predicted
+from vitquant.results.accuracy import ROUNDING, Accuracy, LargeBatch, Predicted
 from vitquant.traits import Traits
+
+COMPARED = 32  # calibration images that show whether an engine computes what FP32 does
 
 
 def evaluate(
@@ -29,19 +31,23 @@ def evaluate(
     out: Path,
     predictions: Path,
     embedding: Embedding | None = None,
+    as_fp32: bool = False,
 ) -> None:
     """Predict the validation split; write what that gave as JSON, the logits and the embeddings as .npz.
 
-    A recipe whose scales span the batch predicts it at `batch_size` on any device, and once more at `large_batch`.
+    A recipe whose scales span the batch predicts it at `batch_size` on any device, and `Prepared.part` of it once more
+    at `large_batch`.
 
     Args:
         embedding: how an artifact without classes classifies: by the neighbours in the train split, which it predicts
             too; what stands for logits then are the logarithms of the shares of the votes.
+        as_fp32: it is one of which `equals_fp32` is true, so that it predicts `Prepared.part` alone.
     """
     spec = predictor.artifact.spec
     batch_scales, classes = spec.traits.batch_scales, len(spec.classes)
     alone = _at(params, params.batch_size) if batch_scales else params
-    outputs = predict(predictor, prepared, alone, threads)
+    part = prepared.part()
+    outputs = predict(predictor, prepared, alone, threads, rows=part if as_fp32 else None)
     logits, class_tokens = np.split(outputs, [classes], axis=1)
     stored: dict[str, NDArray[Any]] = {"class_tokens": class_tokens}
     bank = None
@@ -51,7 +57,7 @@ def evaluate(
         logits, stored["nearest"] = _votes(bank, class_tokens, prepared, embedding)
     stored, large_batch = {"logits": logits, **stored}, None
     if batch_scales:
-        large = predict(predictor, prepared, _at(params, params.large_batch), threads)
+        large = predict(predictor, prepared, _at(params, params.large_batch), threads, rows=part)
         if bank is not None and embedding:
             large, _ = _votes(bank, large, prepared, embedding)
         large = stored["logits_large_batch"] = large[:, : logits.shape[1]]
@@ -59,6 +65,7 @@ def evaluate(
     predicted = Predicted(
         device="cuda" if predictor.device.type == "cuda" else "cpu",
         images=len(logits),
+        as_fp32=as_fp32,
         logits_sha256=arrays.digest(logits),
         artifact_sha256=predictor.artifact.sha256,
         environment=environment.machine(),
@@ -74,6 +81,22 @@ def write_unavailable(recipe: str, traits: Traits, reason: str, out: Path, predi
     form.write(out, Accuracy(recipe=recipe, traits=traits, unavailable=reason))
 
 
+def equals_fp32(predictor: Predictor, baseline: Predictor, images: NDArray[np.uint8]) -> bool:
+    """Whether a recipe computes what the baseline does but for rounding, as logits of a few images show.
+
+    It is asked of recipes that compute in FP32 and classify; of others it is not true.
+
+    Args:
+        images: of the train split, uint8 (N, H, W, 3).
+    """
+    spec = predictor.artifact.spec
+    return (
+        bool(spec.classes)
+        and spec.traits.arithmetic == "float32"
+        and all(np.abs(predictor(each[None]) - baseline(each[None])).max() <= ROUNDING for each in images[:COMPARED])
+    )
+
+
 def _at(params: Evaluate, size: int) -> Evaluate:
     """The same with batches of `size` images on every device."""
     return params.model_copy(update={"batch_size": size, "cuda_batch_size": size})
@@ -86,9 +109,17 @@ def _votes(
 
 
 def predict(
-    predictor: Predictor, prepared: Prepared, params: Evaluate, threads: int, split: Split = "val"
+    predictor: Predictor,
+    prepared: Prepared,
+    params: Evaluate,
+    threads: int,
+    split: Split = "val",
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Logits and embedding of every image of a split, float32 (N, C + D), in the split's order.
+
+    Args:
+        rows: of the split, which are predicted alone.
 
     Raises:
         VitquantError: the artifact was made for other classes, or an output is not finite.
@@ -101,4 +132,5 @@ def predict(
         return torch.from_numpy(predictor.outputs(images))
 
     images, description = prepared.images(split), f"evaluate {spec.recipe}"
+    images = images if rows is None else images[rows]
     return map_batches(function, images, params, predictor.device, threads, description)

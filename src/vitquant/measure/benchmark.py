@@ -206,27 +206,33 @@ def _started(
 
 
 def _try(launch: Launch, params: Benchmark, threads: int, max_slowdown: float) -> None:
-    """Run every batch size each way, and leave of what is measured only what that shows: no memory, no times."""
+    """Run every batch size each way, and leave of what is measured only what that shows: no memory, no times.
+
+    At batch sizes beyond the smallest that can be split, whose passes are long, one is timed each way, and none looked
+    at for what is far too slow.
+    """
     for own in measured(launch.recipes).values():
         own.memory_bytes = []
-    for size in [batch.size for batch in params.batches]:
-        ways = [False, True] if 1 < threads <= size else [False]
+    sizes = [batch.size for batch in params.batches]
+    smallest = min((size for size in sizes if 1 < threads <= size), default=max(sizes))
+    for size in sizes:
+        ways, passes = [False, True] if 1 < threads <= size else [False], slowness.PASSES if size <= smallest else 1
         fastest: dict[str, float] = {}
         for name in list(launch.workers):
-            if not launch.measured(name).slow and (tried := _trial(launch, name, size, ways, params.warmup)):
+            if not launch.measured(name).slow and (tried := _trial(launch, name, size, ways, params.warmup, passes)):
                 fastest[name] = min(tried.values())
                 if len(tried) > 1:
                     launch.measured(name).trials[size] = Trial(whole_ms=tried[False], split_ms=tried[True])
-        for name, taken in fastest.items():
+        for name, taken in fastest.items() if size <= smallest else ():
             if name != BASELINE and taken > max_slowdown * fastest.get(BASELINE, math.inf):
                 launch.measured(name).slow = slowness.describe(taken / fastest[BASELINE], max_slowdown)
 
 
-def _trial(launch: Launch, name: str, size: int, ways: list[bool], passes: int) -> dict[bool, float]:
+def _trial(launch: Launch, name: str, size: int, ways: list[bool], untimed: int, passes: int) -> dict[bool, float]:
     """Median milliseconds of a batch, by whether it is split over the cores; nothing where it cannot be run."""
     able = []
     for split in ways:
-        answer = launch.ask(name, "warm_up", size, passes, split)
+        answer = launch.ask(name, "warm_up", size, untimed, split)
         if answer is None:
             return {}
         if isinstance(answer, int):
@@ -235,7 +241,7 @@ def _trial(launch: Launch, name: str, size: int, ways: list[bool], passes: int) 
             launch.measured(name).unavailable_batches[size] = answer
             return {}
     times: dict[bool, list[float]] = {split: [] for split in able}
-    for split in able * slowness.PASSES:
+    for split in able * passes:
         if (seconds := launch.ask(name, "time", size, 0, split)) is None:
             return {}
         times[split].append(1000 * seconds)

@@ -24,6 +24,7 @@ from vitquant.params import Params
 from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, tables
 from vitquant.report.text import code, escape, listing
 from vitquant.results import form
+from vitquant.results.accuracy import ROUNDING
 from vitquant.results.benchmark import Benchmark
 
 
@@ -144,6 +145,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "recipes_table": prose.recipes(params),
         "evaluate_batch": params.evaluate.batch_size,
         "evaluate_large_batch": params.evaluate.large_batch,
+        "rounding": f"{ROUNDING:g}",
         "launches": _launches(len(study.conditions)),
         "rounds": ", ".join(f"{batch.rounds} at batch {batch.size}" for batch in params.benchmark.batches),
         "energy_seconds": f"{params.benchmark.energy_seconds:g}",

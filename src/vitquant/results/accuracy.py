@@ -3,7 +3,8 @@
 They lie in results/predictions/<recipe>.npz: `logits`, float32 (N, C), and `class_tokens`, float32 (N, D), the
 embeddings, of most ViTs the class token after the last norm, of the validation images in the split's order; nothing
 where there are none. A recipe whose images affect each other within a batch has `logits_large_batch` too, like
-`logits`, predicted in large batches. With `head: features` logits are the logarithms of the shares of the neighbours'
+`logits`, of a part of the images predicted in large batches. A recipe whose logits are FP32's but for rounding has all
+this of that part alone. With `head: features` logits are the logarithms of the shares of the neighbours'
 votes, and `nearest`, int64 (N,), is the nearest neighbour, a row of the train split.
 """
 
@@ -15,9 +16,11 @@ from vitquant.results.environment import Machine
 from vitquant.results.form import Form, ResultFile, Sha256
 from vitquant.traits import Traits
 
+ROUNDING = 1e-3  # of a logit: FP32 engines' differ by 1e-5 to 1e-4, BF16's by 1e-2 and more
+
 
 class LargeBatch(Form):
-    """The same images, predicted once more in large batches."""
+    """A part of the images, `Prepared.part`, predicted once more in large batches."""
 
     size: PositiveInt
     """Images in a batch; the last may have fewer."""
@@ -30,6 +33,8 @@ class Predicted(Form):
 
     device: Literal["cpu", "cuda"]
     images: NonNegativeInt
+    as_fp32: bool = False
+    """Whether these are that part alone, since logits of calibration images were within ROUNDING of FP32's."""
     logits_sha256: Sha256
     """Of the float32 logits (N, C) in C order."""
     artifact_sha256: Sha256

@@ -27,15 +27,16 @@ def command(context: click.Context, artifact: Path, fp32: Path, data: Path, out:
 
     params = read_params(context)
     prepared, cores = Prepared(data), threads(params.threads)
-    spec = open_artifact(artifact).spec
+    spec, as_fp32 = open_artifact(artifact).spec, False
     try:
         if spec.no_accuracy:
             raise UnsupportedError(spec.no_accuracy)
         predictor = recipes.load(artifact, choose_device(params.device))
         if spec.recipe != BASELINE:
-            images = prepared.images("val")[: params.evaluate.batch_size]
-            slowness.check(predictor, recipes.load(fp32), images, params.max_slowdown, cores)
+            baseline, images = recipes.load(fp32), prepared.images("val")[: params.evaluate.batch_size]
+            slowness.check(predictor, baseline, images, params.max_slowdown, cores)
+            as_fp32 = accuracy.equals_fp32(predictor, baseline, prepared.calibration(params.calibration))
     except UnsupportedError as reason:
         accuracy.write_unavailable(spec.recipe, spec.traits, str(reason), out, predictions)
         return
-    accuracy.evaluate(predictor, prepared, params.evaluate, cores, out, predictions, params.embedding)
+    accuracy.evaluate(predictor, prepared, params.evaluate, cores, out, predictions, params.embedding, as_fp32)
