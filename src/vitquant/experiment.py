@@ -24,7 +24,7 @@ from vitquant.models import vit
 from vitquant.params import Params
 from vitquant.urls import shown
 
-FINDINGS = "findings.json"
+FINDINGS = "findings.json"  # all that the report reads of another study
 NAME = re.compile("(?!HEAD$)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 

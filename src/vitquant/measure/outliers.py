@@ -73,7 +73,7 @@ def with_tokens(model: Any, factor: float, images: Tensor) -> None:
 def measure(
     params: Params, names: Sequence[str], factors: Sequence[float], images: int, root: Path, out: Path
 ) -> Outliers:
-    """Write outliers.json into the folder `out`.
+    """Write outliers.json into the folder `out`, anew after each factor.
 
     Args:
         names: of the recipes, beside FP32.
@@ -108,12 +108,12 @@ class _Study:
         rows: list[Row] = []
         left_out: dict[str, str] = {}
         plan: list[tuple[Sequence[Kind], float]] = [(KINDS, 1.0)]
-        plan += [((kind,), factor) for kind in KINDS for factor in sorted(set(factors) - {1.0})]
+        plan += [((kind,), factor) for factor in dict.fromkeys(factors) if factor != 1 for kind in KINDS]
         try:
             studied = self._predict(self.baseline)
             for kinds, factor in plan:
-                fp32 = self._with_outliers(kinds[0], factor)
-                baseline = self._predict(fp32)
+                fp32 = self.baseline if factor == 1 else self._with_outliers(kinds[0], factor)
+                baseline = studied if factor == 1 else self._predict(fp32)
                 rows += self._rows(kinds, factor, BASELINE, baseline, studied)
                 for name in names:
                     if name in left_out:
@@ -122,16 +122,16 @@ class _Study:
                         rows += self._rows(kinds, factor, name, self._recipe(name, fp32), baseline)
                     except UnsupportedError as reason:
                         left_out[name] = str(reason)
+                measured = Outliers(
+                    images=len(self.labels),
+                    inputs=outliers.inputs(self.params, dict.fromkeys(row.recipe for row in rows)),
+                    environment=environment(threads=threads(self.params.threads)),
+                    rows=rows,
+                    left_out=left_out,
+                )
+                form.write(out / outliers.FILE, measured)
         finally:
             files.remove(self.folder)
-        measured = Outliers(
-            images=len(self.labels),
-            inputs=outliers.inputs(self.params, dict.fromkeys(row.recipe for row in rows)),
-            environment=environment(threads=threads(self.params.threads)),
-            rows=rows,
-            left_out=left_out,
-        )
-        form.write(out / outliers.FILE, measured)
         return measured
 
     def _with_outliers(self, kind: Kind, factor: float) -> Artifact:
