@@ -107,6 +107,7 @@ class _Study:
             raise VitquantError(f"unknown recipe {unknown[0]!r}: params.yaml has {', '.join(self.params.recipes)}")
         rows: list[Row] = []
         left_out: dict[str, str] = {}
+        here = environment(threads=threads(self.params.threads))
         plan: list[tuple[Sequence[Kind], float]] = [(KINDS, 1.0)]
         plan += [((kind,), factor) for factor in dict.fromkeys(factors) if factor != 1 for kind in KINDS]
         try:
@@ -125,7 +126,7 @@ class _Study:
                 measured = Outliers(
                     images=len(self.labels),
                     inputs=outliers.inputs(self.params, dict.fromkeys(row.recipe for row in rows)),
-                    environment=environment(threads=threads(self.params.threads)),
+                    environment=here,
                     rows=rows,
                     left_out=left_out,
                 )

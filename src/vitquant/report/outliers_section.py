@@ -68,8 +68,8 @@ def _sentence(found: Sequence[Borne]) -> str:
     others = sorted((each for each in recipes if not each.borne), key=lambda each: -each.agreement[each.greatest].value)
     sentences = [f"At {factor:g} {listing(bear)} {'agrees' if len(bear) == 1 else 'agree'} as without."] if bear else []
     if others:
-        told = [f"{code(each.recipe)} on {each.agreement[each.greatest].value:.0f} %" for each in others]
-        sentences.append(f"At {factor:g} {listing(told)} of the images, less than without.")
+        told = [f"to {each.agreement[each.greatest].value:.0f} % with {code(each.recipe)}" for each in others]
+        sentences.append(f"At {factor:g} agreement falls {listing(told)}.")
     return " ".join(sentences)
 
 
@@ -81,6 +81,7 @@ def figure(measured: Outliers | None, marked: Sequence[str]) -> Figure:
     panels = drawn.subplots(len(WORDS), 1, sharex=True)
     colors = dict(zip(marked, COLORS, strict=False))
     found = bearing(measured)
+    ticks = sorted({factor for each in found for factor in each.agreement})
     for axes, kind in zip(panels, WORDS, strict=True):
         lines = sorted(
             (each for each in found if each.kind == kind and each.recipe != BASELINE),
@@ -100,7 +101,6 @@ def figure(measured: Outliers | None, marked: Sequence[str]) -> Figure:
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
             )  # fmt: skip
         axes.set_xscale("log", base=2)
-        ticks = sorted({factor for each in lines for factor in each.agreement})
         axes.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
         axes.minorticks_off()
         axes.set_ylabel("agreement with FP32, %")
