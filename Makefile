@@ -13,7 +13,8 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick repro repro-full diff draws serve test lint dependencies clean docker-build docker-test docker-bench
+.PHONY: help setup quick repro repro-full diff draws outliers studies serve test lint dependencies clean docker-build \
+	docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,12 @@ serve: setup ## serve the recommended artifact on port 8000, with fp32 to fall b
 
 draws: setup ## measure how much of the accuracy is the draw of calibration images, probe and split; after repro
 	@vitquant draws
+
+outliers: setup ## measure how the recipes bear outliers in activations, as larger models have them; after repro
+	@vitquant outliers
+
+studies: setup ## measure the studies that the report shows beside its own: a ViT-B's speed, and embeddings
+	@set -e; for study in vit-b-speed embedding; do vitquant experiment studies/$$study.yaml --publish; done
 
 test: setup ## run the tests, a file in each of up to four processes
 	@# passive: threads that spin while they wait would take the cores from the other processes

@@ -103,3 +103,12 @@ def test_a_study_that_is_not_one(tmp_path: Path, content: str | None, message: s
 def test_a_name_that_no_experiment_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(VitquantError, match="becomes the experiment's name: rename the file, with letters, digits"):
         experiment.run(tmp_path / f"{name}.yaml", REPOSITORY / "params.yaml", (), tmp_path / "out")
+
+
+def test_published_findings_take_the_place_of_those_before(tmp_path: Path) -> None:
+    results, destination = tmp_path / "experiments/mine/results", tmp_path / "results/studies/mine"
+    results.mkdir(parents=True)
+    for text in ("first", "second"):
+        (results / "findings.json").write_text(text)
+        experiment.publish(results, destination)
+        assert [(file.name, file.read_text()) for file in destination.iterdir()] == [("findings.json", text)]

@@ -15,6 +15,7 @@ from vitquant.commands import (
     draws,
     experiment,
     loadtest,
+    outliers,
     predict,
     recommend,
     repro,
@@ -91,6 +92,8 @@ STAGES = (
     *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
     report,
 )
-COMMANDS = (check, repro, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest)
+COMMANDS = (
+    *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle, predict, serve, loadtest),
+)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

@@ -24,6 +24,7 @@ from vitquant.models import vit
 from vitquant.params import Params
 from vitquant.urls import shown
 
+FINDINGS = "findings.json"  # all that the report reads of another study
 NAME = re.compile("(?!HEAD$)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -133,6 +134,12 @@ def _copy_results(ref: str, destination: Path) -> Path:
         with zipfile.ZipFile(BytesIO(_git("archive", "--format=zip", ref, "results"))) as archive:
             archive.extractall(partial)
     return destination
+
+
+def publish(results: Path, destination: Path) -> None:
+    """Copy the findings of a study that has run to `destination`, for the report of the committed one to show."""
+    with files.atomic(destination / FINDINGS) as partial:
+        shutil.copyfile(results / FINDINGS, partial)
 
 
 def _git(*arguments: str, cwd: Path | None = None) -> bytes:

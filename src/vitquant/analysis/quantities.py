@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vitquant.analysis.findings import Estimate, Findings, Recipe, Study
+from vitquant.analysis.studies import is_vit_b
 from vitquant.params import BASELINE
 
 SHAPES = {  # width, heads, layers: Dosovitskiy et al. 2021, table 1; Touvron et al. 2021
@@ -76,6 +77,16 @@ def mean_latency(findings: Findings, recipe: str) -> Measured | None:
     if not found or size not in found.speeds:
         return None
     return Measured(found.at(size).mean or found.at(size).p50_ms, "ms", ".1f", _where(findings))
+
+
+def t4_latency(findings: Findings, recipe: str) -> Measured | None:
+    """Of a ViT-B on a T4 at the first batch size; else as `mean_latency`."""
+    for device, study in _studies(findings):
+        if "T4" in device and is_vit_b(study) and recipe in study.recipes:
+            speed = study.recipes[recipe].speeds.get(study.sizes[0])
+            if speed and speed.mean:
+                return Measured(speed.mean, "ms", ".1f", f"{quote(device)}, batch {study.sizes[0]}", study=study)
+    return mean_latency(findings, recipe)
 
 
 def time_change(findings: Findings, recipe: str) -> Measured | None:
@@ -179,7 +190,7 @@ def processor(findings: Findings, recipe: str) -> Measured:
 
 def is_seeds(study: Study) -> bool:
     """Whether a study is the seed report's own: its model, and its data."""
-    return study.facts.model.startswith("vit_base_patch14_dinov2") and study.facts.data == "tiny-imagenet"
+    return is_vit_b(study) and study.facts.data == "tiny-imagenet"
 
 
 def _studies(findings: Findings) -> Iterator[tuple[str, Study]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vitquant.analysis.findings import Estimate, Findings
 from vitquant.analysis.quantities import Measured, Quantity, is_seeds, less_time, quote
 from vitquant.analysis.recommend import BUDGET, subject
+from vitquant.analysis.studies import is_vit_b
 from vitquant.params import SEED_RECIPE
 
 REPRODUCED, EXCEEDED, MISSED = "reproduced", "exceeded", "not reproduced"
@@ -13,11 +14,14 @@ INCONCLUSIVE, IMPOSSIBLE, UNMEASURED = "inconclusive", "cannot be as stated", "n
 VERDICTS = (REPRODUCED, EXCEEDED, MISSED, INCONCLUSIVE, IMPOSSIBLE, UNMEASURED)
 
 EXACT = 1.0  # percentage points that a change without an interval may be off
+NEAR_PCT = 5.0  # percent that an amount without an interval may be off
 WIDEST_CHANGE = 10.0  # percentage points, of an interval that confirms a relative change
 WIDEST_DIFFERENCE = 1.0  # pp, of an interval that confirms a difference in accuracy
 WIDEST_ACCURACY = 5.0  # percentage points, of an interval that confirms an accuracy
 STEADY_PCT = 5.0  # percent
 FEWEST_CLASSES = 25  # of which a top-5 says something
+VIT_B = "`vitquant experiment studies/vit-b-speed.yaml --publish`"
+REPRO_FULL = "`make repro-full`"
 
 Verdict = tuple[str, str]
 """One of VERDICTS, and why."""
@@ -35,6 +39,8 @@ class Claim:
     recipe: str
     """Of which recipe."""
     rule: "Rule"
+    of_the_model: bool = False
+    """Whether any ViT-B can tell, whatever its weights and data."""
 
     @property
     def number(self) -> float:
@@ -75,11 +81,6 @@ def impossible(reason: str) -> Rule:
     return lambda claim, measured, findings: (IMPOSSIBLE, reason)
 
 
-def elsewhere(reason: str) -> Rule:
-    """It belongs to another model, data or machine."""
-    return lambda claim, measured, findings: (UNMEASURED, reason)
-
-
 def fact(same: str, other: str) -> Rule:
     """It is the same here, or it is not."""
 
@@ -87,6 +88,33 @@ def fact(same: str, other: str) -> Rule:
         return (REPRODUCED, same) if measured and measured.value == claim.value else (UNMEASURED, other)
 
     return rule
+
+
+def of_vit_b(rule: Rule) -> Rule:
+    """By the rule, where a ViT-B was measured; a model of another size cannot tell."""
+
+    def judged(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+        if is_vit_b(findings.study):
+            return rule(claim, measured, findings)
+        return UNMEASURED, f"a model of another size was measured here: {VIT_B} measures a ViT-B"
+
+    return judged
+
+
+def amount(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """MB without an interval, less is better: within NEAR_PCT of the claim it is reproduced."""
+    if measured is None:
+        return UNMEASURED, f"`{SEED_RECIPE}` was not measured"
+    off = 100 * (float(str(measured.value)) / claim.number - 1)
+    verdict = REPRODUCED if abs(off) <= NEAR_PCT else EXCEEDED if off < 0 else MISSED
+    return verdict, f"{off:+.0f} % off the claim; what was counted is not stated there"
+
+
+def on_t4(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
+    """An absolute time holds for its own hardware."""
+    if measured and measured.study and isinstance(measured.value, Estimate):
+        return judge(claim.number, measured.value, claim.number * WIDEST_CHANGE / 100, less_is_better=True)
+    return UNMEASURED, "an absolute time holds for its own hardware: `dvc repro benchmark_cuda` on a T4 measures it"
 
 
 def no_cuda_kernel(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
@@ -125,7 +153,7 @@ def accuracy(claim: Claim, measured: Measured | None, findings: Findings) -> Ver
     """An accuracy belongs to its model and data: only the seed report's own study can confirm it."""
     if measured and measured.study and is_seeds(measured.study):
         return judge(claim.number, measured.value, WIDEST_ACCURACY, less_is_better=False)
-    return UNMEASURED, "an accuracy belongs to its model and data: DINOv2 ViT-B on Tiny ImageNet (`make repro-full`)"
+    return UNMEASURED, f"an accuracy belongs to its model and data: DINOv2 ViT-B on Tiny ImageNet ({REPRO_FULL})"
 
 
 def difference(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
@@ -134,7 +162,10 @@ def difference(claim: Claim, measured: Measured | None, findings: Findings) -> V
         return UNMEASURED, _why_no_accuracy(claim, findings)
     classes = measured.study.facts.classes
     if claim.what.startswith("top-5") and classes < FEWEST_CLASSES:
-        return UNMEASURED, f"the top 5 of {classes} classes hold the truth nearly always, quantized or not"
+        return UNMEASURED, (
+            f"the top 5 of {classes} classes hold the truth nearly always, quantized or not; of 200 it says something: "
+            f"{REPRO_FULL}"
+        )
     return judge(claim.number, measured.value, WIDEST_DIFFERENCE, less_is_better=False)
 
 
@@ -165,18 +196,3 @@ def steady(claim: Claim, measured: Measured | None, findings: Findings) -> Verdi
     return REPRODUCED if kept else MISSED, (
         f"{'at most' if kept else 'more than'} {STEADY_PCT:g} %; no number was claimed"
     )
-
-
-def version(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
-    """The same release, whatever its build; a claim that ends in + takes later ones."""
-    if measured is None:
-        return UNMEASURED, "the CPU's run uses none"
-    here, wanted = str(measured.value).partition("+")[0], str(claim.value)
-    later = wanted.endswith("+") and here.startswith(wanted.partition(".")[0] + ".")
-    return (REPRODUCED, "as claimed") if here == wanted or later else (UNMEASURED, "another version was used here")
-
-
-def same_gpu(claim: Claim, measured: Measured | None, findings: Findings) -> Verdict:
-    """A T4 was measured."""
-    t4 = any("T4" in gpu.device for gpu in findings.gpus)
-    return (REPRODUCED, "the same kind of GPU") if t4 else (UNMEASURED, "no T4 was at hand")

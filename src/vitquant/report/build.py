@@ -12,20 +12,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant import files
-from vitquant.analysis import claims, draws, flat, rules
+from vitquant.analysis import claims, draws, flat, outliers, rules, studies
 from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
 from vitquant.analysis.draws import Spread
-from vitquant.analysis.findings import Findings
+from vitquant.analysis.findings import Findings, Study
 from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
 from vitquant.errors import VitquantError
 from vitquant.params import Params
-from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, tables
+from vitquant.report import (
+    answer,
+    draws_section,
+    figures,
+    gpu_section,
+    outliers_section,
+    page,
+    prose,
+    studies_section,
+    tables,
+)
 from vitquant.report.text import code, escape, listing
 from vitquant.results import form
 from vitquant.results.accuracy import ROUNDING
 from vitquant.results.benchmark import Benchmark
+from vitquant.results.outliers import Outliers
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where what was measured beside the stages lies; of each there may be none."""
+
+    outliers: Path | None = None
+    studies: Path | None = None
+
+
+NOTHING = Beside()
 
 
 @dataclass(frozen=True)
@@ -40,9 +62,12 @@ class Content:
     """Of the validation split, (N, H, W, 3)."""
     spreads: list[Spread]
     """Of other draws."""
+    outliers: Outliers | None
+    studies: dict[str, Study]
+    """That ship beside this one, by name."""
 
 
-def report(params: Params, inputs: Inputs, out: Path) -> None:
+def report(params: Params, inputs: Inputs, out: Path, beside: Beside = NOTHING) -> None:
     """Load the results in `inputs`, analyse them, and write findings.json, metrics.json, summary.json, results.csv,
     details.json, plots/, report.md, report.html and figures/ into the folder `out`.
 
@@ -51,7 +76,7 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
             but the figures has then changed.
     """
     with possible():
-        content = read(params, inputs)
+        content = read(params, inputs, beside)
         study = content.findings.study
         written: dict[str, Any] = {
             "findings.json": form.dump(content.findings),
@@ -72,7 +97,7 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
             files.write_json(out / name, whole)
 
 
-def read(params: Params, inputs: Inputs) -> Content:
+def read(params: Params, inputs: Inputs, beside: Beside = NOTHING) -> Content:
     """Load the results in `inputs`, and analyse them.
 
     Raises:
@@ -85,13 +110,27 @@ def read(params: Params, inputs: Inputs) -> Content:
         raise VitquantError(f"{inputs.tails} is of {tails.recipe}, and {chosen} is recommended: run `dvc repro`")
     found = details(results, marked(findings.study))
     spreads = draws.read(inputs.draws, params, results) if inputs.draws else []
-    return Content(findings, found, results.benchmark, results.prepared.images("val"), spreads)
+    return Content(
+        findings,
+        found,
+        results.benchmark,
+        results.prepared.images("val"),
+        spreads,
+        outliers.read(beside.outliers, params) if beside.outliers else None,
+        studies.read(beside.studies, params.study) if beside.studies else {},
+    )
 
 
 def drawings(content: Content) -> Iterator[figures.Drawing]:
     """The report's figures, made one by one."""
     study = content.findings.study
-    return figures.drawings(study, content.benchmark, content.details, content.images, marked(study))
+    yield from figures.drawings(study, content.benchmark, content.details, content.images, marked(study))
+    yield (
+        "outliers",
+        "Agreement with FP32 of each recipe against the factor of outliers in channels and in tokens, in percent, "
+        "with 95 % intervals",
+        outliers_section.figure(content.outliers, marked(study)),
+    )
 
 
 def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
@@ -104,7 +143,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
     """What the template shows of the findings."""
     findings, study = content.findings, content.findings.study
     facts, machine = study.facts, study.environment
-    audited = claims.audit(findings)
+    audited = claims.audit(findings, content.studies)
     verdicts = listing([f"{number} {verdict}" for verdict, number in claims.counts(audited).items()])
     return {
         "title": escape(facts.name),
@@ -117,10 +156,13 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
         "unless a row says otherwise",
         "verdicts": f"of {len(audited)} claims, {verdicts}",
         "claims_table": tables.claims(audited),
+        "setup_table": tables.setup(claims.setup(findings)),
         "figures": prose.figures(drawn, facts.data),
         "gpu": gpu_section.section(findings),
+        "studies": studies_section.section(content.studies, study),
         "accuracy_table": tables.accuracy(study),
         "draws": draws_section.section(content.spreads, study),
+        "outliers": outliers_section.section(content.outliers),
         "classes": prose.classes(content.details),
         "roofline": prose.roofline(study),
         "allocator": prose.allocator(study),
@@ -155,6 +197,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "widest_difference": f"{rules.WIDEST_DIFFERENCE:g}",
         "widest_accuracy": f"{rules.WIDEST_ACCURACY:g}",
         "exact": f"{rules.EXACT:g}",
+        "near": f"{rules.NEAR_PCT:g}",
         "steady": f"{rules.STEADY_PCT:g}",
         "checkout": _hexadecimal(commit.partition("+")[0]),
         "changes": "The code had uncommitted changes when this was measured. " if "+" in commit else "",

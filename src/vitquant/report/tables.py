@@ -153,6 +153,14 @@ def claims(audited: Sequence[Audited]) -> str:
     )
 
 
+def setup(rows: Sequence[tuple[str, str, Measured | None]]) -> str:
+    """What the seed report ran on, beside what was used here."""
+    return table(
+        ({"what": what, "the seed report's": theirs, "here": measured(ours)} for what, theirs, ours in rows),
+        text_columns=3,
+    )
+
+
 def stated(each: Audited) -> str:
     """What was claimed, with its unit."""
     value = each.claim.value
@@ -164,7 +172,7 @@ def measured(found: Measured | None) -> str:
     if found is None:
         return MISSING
     if isinstance(found.value, str):
-        return inline(found.value)
+        return inline(found.value + (f" ({found.where})" if found.where else ""))
     label = f"{found.label} " if found.label else ""
     return f"{label}{shown(found.value, found.form)} {found.unit} ({inline(found.where)})"
 

@@ -15,6 +15,8 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--profile", "The profile's JSON file; there may be none.")
 @path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
 @path_option("--draws", "Folder with draws.json, of `vitquant draws`; there may be none.")
+@path_option("--outliers", "Folder with outliers.json, of `vitquant outliers`; there may be none.")
+@path_option("--studies", "Folder with the findings of other studies, one folder each; there may be none.")
 @path_option("--tails", "The JSON file of the tails; there may be none.")
 @path_option("--out", "Folder to write the findings, the report and the figures to.")
 @click.pass_context
@@ -27,6 +29,8 @@ def command(  # one option per path of the stage
     profile: Path,
     cuda: Path,
     draws: Path,
+    outliers: Path,
+    studies: Path,
     tails: Path,
     out: Path,
 ) -> None:
@@ -35,4 +39,4 @@ def command(  # one option per path of the stage
     from vitquant.report import build
 
     inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, draws, tails)
-    build.report(read_params(context), inputs, out)
+    build.report(read_params(context), inputs, out, build.Beside(outliers, studies))
