@@ -18,6 +18,7 @@ from vitquant.commands import (
     predict,
     recommend,
     serve,
+    serving,
     study,
     summary,
 )
@@ -90,6 +91,6 @@ STAGES = (
     *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
     report,
 )
-COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest)
+COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest, serving)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

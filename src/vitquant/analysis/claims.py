@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+from vitquant.analysis import advice, rules
 from vitquant.analysis import quantities as measured
-from vitquant.analysis import rules
 from vitquant.analysis.findings import Findings
 from vitquant.analysis.quantities import Measured
 from vitquant.analysis.recommend import BUDGET
 from vitquant.analysis.rules import Claim, change, elsewhere, fact, impossible
 from vitquant.params import BASELINE, SEED_RECIPE
+from vitquant.results.serving import Serving
 
 LATENCY_CHANGE, MEMORY_CHANGE, SIZE_CHANGE = -36.6, -63.2, -74.4  # percent
 PARAMETERS = 86.4  # millions: of ViT-B/16 with its head; DINOv2's ViT-B/14 has 86.6
@@ -73,10 +74,10 @@ class Audited:
     reason: str
 
 
-def audit(findings: Findings) -> list[Audited]:
-    """Every claim of the seed report, judged."""
+def audit(findings: Findings, serving: Serving | None = None) -> list[Audited]:
+    """Every claim of the seed report, judged, and its advice for production."""
     found = []
-    for claim in CLAIMS:
+    for claim in (*CLAIMS, *advice.claims(serving)):
         here = claim.quantity(findings, claim.recipe)
         found.append(Audited(claim, here, *claim.rule(claim, here, findings)))
     return found

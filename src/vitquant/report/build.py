@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vitquant import files
 from vitquant.analysis import claims, draws, flat, rules
+from vitquant.analysis import serving as served
 from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
 from vitquant.analysis.draws import Spread
@@ -21,10 +22,11 @@ from vitquant.analysis.load import Inputs, load
 from vitquant.analysis.recommend import BUDGET, marked, recommended
 from vitquant.errors import VitquantError
 from vitquant.params import Params
-from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, tables
+from vitquant.report import answer, draws_section, figures, gpu_section, page, prose, serving_section, tables
 from vitquant.report.text import code, escape, listing
 from vitquant.results import form
 from vitquant.results.benchmark import Benchmark
+from vitquant.results.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,23 @@ class Content:
     """Of the validation split, (N, H, W, 3)."""
     spreads: list[Spread]
     """Of other draws."""
+    serving: Serving | None
+    """What the server was measured to do with these artifacts on this machine."""
 
 
-def report(params: Params, inputs: Inputs, out: Path) -> None:
+def report(params: Params, inputs: Inputs, out: Path, serving: Path | None = None) -> None:
     """Load the results in `inputs`, analyse them, and write findings.json, metrics.json, summary.json, results.csv,
     details.json, plots/, report.md, report.html and figures/ into the folder `out`.
+
+    Args:
+        serving: a folder that may hold serving.json.
 
     Raises:
         VitquantError: a result is missing or unreadable, results do not belong together, or a number cannot be; no file
             but the figures has then changed.
     """
     with possible():
-        content = read(params, inputs)
+        content = read(params, inputs, serving)
         study = content.findings.study
         written: dict[str, Any] = {
             "findings.json": form.dump(content.findings),
@@ -71,8 +78,8 @@ def report(params: Params, inputs: Inputs, out: Path) -> None:
             files.write_json(out / name, whole)
 
 
-def read(params: Params, inputs: Inputs) -> Content:
-    """Load the results in `inputs`, and analyse them.
+def read(params: Params, inputs: Inputs, serving: Path | None = None) -> Content:
+    """Load the results in `inputs`, and in the folder `serving` where there are any, and analyse them.
 
     Raises:
         VitquantError: as `report` does.
@@ -84,13 +91,14 @@ def read(params: Params, inputs: Inputs) -> Content:
         raise VitquantError(f"{inputs.tails} is of {tails.recipe}, and {chosen} is recommended: run `dvc repro`")
     found = details(results, marked(findings.study))
     spreads = draws.read(inputs.draws, params, results) if inputs.draws else []
-    return Content(findings, found, results.benchmark, results.prepared.images("val"), spreads)
+    images = results.prepared.images("val")
+    return Content(findings, found, results.benchmark, images, spreads, served.read(serving, results))
 
 
 def drawings(content: Content) -> Iterator[figures.Drawing]:
     """The report's figures, made one by one."""
     study = content.findings.study
-    return figures.drawings(study, content.benchmark, content.details, content.images, marked(study))
+    return figures.drawings(study, content.benchmark, content.details, content.images, marked(study), content.serving)
 
 
 def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
@@ -103,7 +111,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
     """What the template shows of the findings."""
     findings, study = content.findings, content.findings.study
     facts, machine = study.facts, study.environment
-    audited = claims.audit(findings)
+    audited = claims.audit(findings, content.serving)
     verdicts = listing([f"{number} {verdict}" for verdict, number in claims.counts(audited).items()])
     return {
         "title": escape(facts.name),
@@ -118,6 +126,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
         "claims_table": tables.claims(audited),
         "figures": prose.figures(drawn, facts.data),
         "gpu": gpu_section.section(findings),
+        "serving": serving_section.section(content.serving),
         "accuracy_table": tables.accuracy(study),
         "draws": draws_section.section(content.spreads, study),
         "classes": prose.classes(content.details),

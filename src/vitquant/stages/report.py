@@ -16,6 +16,7 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
 @path_option("--draws", "Folder with draws.json, of `vitquant draws`; there may be none.")
 @path_option("--tails", "The JSON file of the tails; there may be none.")
+@path_option("--serving", "Folder with serving.json, of `vitquant serving`; there may be none.")
 @path_option("--out", "Folder to write the findings, the report and the figures to.")
 @click.pass_context
 def command(  # one option per path of the stage
@@ -28,6 +29,7 @@ def command(  # one option per path of the stage
     cuda: Path,
     draws: Path,
     tails: Path,
+    serving: Path,
     out: Path,
 ) -> None:
     """Analyse all results: findings, flat metrics, tables, figures and the report in Markdown and HTML."""
@@ -35,4 +37,4 @@ def command(  # one option per path of the stage
     from vitquant.report import build
 
     inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, draws, tails)
-    build.report(read_params(context), inputs, out)
+    build.report(read_params(context), inputs, out, serving)
