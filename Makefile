@@ -13,8 +13,8 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick repro repro-full diff draws outliers studies serve test lint dependencies clean docker-build \
-	docker-test docker-bench
+.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \
+	docker-build docker-test docker-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD
 
 serve: setup ## serve the recommended artifact on port 8000, with fp32 to fall back on; after repro
 	@vitquant serve --recommended --fallback models/recipes/fp32
+
+loadtest: setup ## measure the server under load with the study's artifacts, in 13 minutes; after repro
+	@vitquant serving
 
 draws: setup ## measure how much of the accuracy is the draw of calibration images, probe and split; after repro
 	@vitquant draws

@@ -64,6 +64,7 @@ def test_code_and_what_it_and_its_tests_read_reach_the_image() -> None:
         "results/studies/README.md",
         "results/figures",
         "results/findings.json",
+        "results/serving/README.md",
     } <= admitted
 
 

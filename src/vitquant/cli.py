@@ -20,6 +20,7 @@ from vitquant.commands import (
     recommend,
     repro,
     serve,
+    serving,
     study,
     summary,
 )
@@ -94,6 +95,7 @@ STAGES = (
 )
 COMMANDS = (
     *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle, predict, serve, loadtest),
+    serving,
 )
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

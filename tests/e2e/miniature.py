@@ -14,7 +14,7 @@ from conftest import mini_study, write_images
 REPOSITORY = Path(__file__).parents[2]
 PIPELINE = (
     *("src", "dependencies", "dvc.yaml", "uv.lock", ".dvc/config", ".dvc/plots/interval.json", ".dvcignore"),
-    *(".gitignore", "results/cuda/README.md", "results/draws/README.md"),
+    *(".gitignore", "results/cuda/README.md", "results/draws/README.md", "results/serving/README.md"),
     *("results/outliers/README.md", "results/studies/README.md"),
 )
 PER_CHANNEL = {"method": "dynamic_int8", "per_channel": True, "keep_float": ["head"], "engine": "auto"}

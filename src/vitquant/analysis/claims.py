@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vitquant.analysis import advice, rules
 from vitquant.analysis import quantities as measured
-from vitquant.analysis import rules
 from vitquant.analysis.findings import Findings, Study
 from vitquant.analysis.quantities import Measured, quote
 from vitquant.analysis.recommend import BUDGET
 from vitquant.analysis.rules import Claim, amount, change, fact, impossible, of_vit_b
 from vitquant.analysis.studies import vit_b_of
 from vitquant.params import BASELINE, SEED_RECIPE
+from vitquant.results.serving import Serving
 
 LATENCY_CHANGE, MEMORY_CHANGE, SIZE_CHANGE = -36.6, -63.2, -74.4  # percent
 PARAMETERS = 86.4  # millions: of ViT-B/16 with its head; DINOv2's ViT-B/14 has 86.6
@@ -76,18 +77,21 @@ class Audited:
     reason: str
 
 
-def audit(findings: Findings, others: Mapping[str, Study] | None = None) -> list[Audited]:
-    """Every claim of the seed report, judged.
+def audit(
+    findings: Findings, others: Mapping[str, Study] | None = None, serving: Serving | None = None
+) -> list[Audited]:
+    """Every claim of the seed report, judged, and its advice for production.
 
     Args:
         others: studies beside the findings' own; where that is of no ViT-B, the first that is tells of what does not
             depend on the weights.
+        serving: what the server was measured to do.
     """
     vit_b = vit_b_of(findings.study, others or {})
     other = vit_b is not None and vit_b is not findings.study
     seeds = findings.model_copy(update={"study": vit_b}) if vit_b else findings
     found = []
-    for claim in CLAIMS:
+    for claim in (*CLAIMS, *advice.claims(serving)):
         source = seeds if claim.of_the_model else findings
         here = claim.quantity(source, claim.recipe)
         if vit_b and other and claim.of_the_model and here and not here.study:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vitquant import files
 from vitquant.analysis import claims, draws, flat, outliers, rules, studies
+from vitquant.analysis import serving as served
 from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
 from vitquant.analysis.draws import Spread
@@ -29,6 +30,7 @@ from vitquant.report import (
     outliers_section,
     page,
     prose,
+    serving_section,
     studies_section,
     tables,
 )
@@ -37,6 +39,7 @@ from vitquant.results import form
 from vitquant.results.accuracy import ROUNDING
 from vitquant.results.benchmark import Benchmark
 from vitquant.results.outliers import Outliers
+from vitquant.results.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Beside:
 
     outliers: Path | None = None
     studies: Path | None = None
+    serving: Path | None = None
 
 
 NOTHING = Beside()
@@ -65,6 +69,8 @@ class Content:
     outliers: Outliers | None
     studies: dict[str, Study]
     """That ship beside this one, by name."""
+    serving: Serving | None
+    """What the server was measured to do with these artifacts on this machine."""
 
 
 def report(params: Params, inputs: Inputs, out: Path, beside: Beside = NOTHING) -> None:
@@ -118,13 +124,16 @@ def read(params: Params, inputs: Inputs, beside: Beside = NOTHING) -> Content:
         spreads,
         outliers.read(beside.outliers, params) if beside.outliers else None,
         studies.read(beside.studies, params.study) if beside.studies else {},
+        served.read(beside.serving, results),
     )
 
 
 def drawings(content: Content) -> Iterator[figures.Drawing]:
     """The report's figures, made one by one."""
     study = content.findings.study
-    yield from figures.drawings(study, content.benchmark, content.details, content.images, marked(study))
+    yield from figures.drawings(
+        study, content.benchmark, content.details, content.images, marked(study), content.serving
+    )
     yield (
         "outliers",
         "Agreement with FP32 of each recipe against the factor of outliers in channels and in tokens, in percent, "
@@ -143,7 +152,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
     """What the template shows of the findings."""
     findings, study = content.findings, content.findings.study
     facts, machine = study.facts, study.environment
-    audited = claims.audit(findings, content.studies)
+    audited = claims.audit(findings, content.studies, content.serving)
     verdicts = listing([f"{number} {verdict}" for verdict, number in claims.counts(audited).items()])
     return {
         "title": escape(facts.name),
@@ -160,6 +169,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
         "figures": prose.figures(drawn, facts.data),
         "gpu": gpu_section.section(findings),
         "studies": studies_section.section(content.studies, study),
+        "serving": serving_section.section(content.serving),
         "accuracy_table": tables.accuracy(study),
         "draws": draws_section.section(content.spreads, study),
         "outliers": outliers_section.section(content.outliers),

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from vitquant import files
 from vitquant.analysis.details import Details
 from vitquant.analysis.findings import Study
-from vitquant.report import figures_detail, style
+from vitquant.report import figures_detail, figures_serving, style
 from vitquant.report.style import BLUE, GREY, ORANGE, PAPER, WIDTH
 from vitquant.results.benchmark import Benchmark
+from vitquant.results.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ def drawings(
     details: Details,
     images: NDArray[np.uint8] | None,
     marked: Sequence[str],
+    serving: Serving | None = None,
 ) -> Iterator[Drawing]:
     """The report's figures, made one by one. One that there is nothing to draw for says so: every study has them all.
 
     Args:
         images: of the validation split, for the contact sheet.
         marked: the recipes to set off in colour.
+        serving: what the server was measured to do, if it was.
     """
     yield (
         "accuracy_difference",
@@ -105,6 +108,12 @@ def drawings(
         f"The images on which FP32 and {compared} disagree most, with both predictions and their "
         "probabilities; orange where the class differs",
         figures_detail.contact_sheet(details, images),
+    )
+    yield (
+        "serving",
+        "The server under load: latency of each recipe against the rate of arrivals, median and 99th percentile with "
+        "95 % intervals, and throughput against the batch limit",
+        figures_serving.serving(serving),
     )
 
 

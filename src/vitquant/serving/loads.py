@@ -3,16 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
+from vitquant.analysis import blocks
 from vitquant.errors import printable
 from vitquant.serving.loadtest import OK, Sent
-
-BLOCK = 1.0  # seconds: requests that are that close share a phase of the server
-RESAMPLES = 2000
-PERCENTILES = (50, 95, 99)
 
 
 class Percentile(BaseModel):
@@ -65,29 +60,14 @@ def summarize(sent: Sequence[Sent], seconds: float, each: int, clients: int | No
 
 
 def latencies(answered: Sequence[Sent]) -> dict[str, Percentile]:
-    """Percentiles with bootstrap intervals over blocks of BLOCK seconds: neighbouring requests are not independent.
-
-    (Carlstein 1986, Annals of Statistics 14:1171: blocks that do not overlap.)
-    """
-    blocks: dict[int, list[float]] = {}
-    for one in answered:
-        blocks.setdefault(int(one.at / BLOCK), []).append(1000 * one.seconds)
-    parts = [np.array(part) for part in blocks.values()]
-    rng = np.random.default_rng(0)
-    drawn = np.array(
-        [_percentiles([parts[i] for i in rng.integers(0, len(parts), len(parts))]) for _ in range(RESAMPLES)]
-    )
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    found = zip(PERCENTILES, _percentiles(parts), low, high, strict=True)
+    """Percentiles with bootstrap intervals over blocks of time."""
+    parts = blocks.split((one.at for one in answered), (1000 * one.seconds for one in answered))
+    low, high = blocks.bounds(blocks.resampled(parts))
+    found = zip(blocks.PERCENTILES, blocks.percentiles(parts), low, high, strict=True)
     return {
         f"p{percent}": Percentile(value=round(value, 3), low=round(least, 3), high=round(most, 3))
         for percent, value, least, most in found
     }
-
-
-def _percentiles(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.percentile(np.concatenate(parts), PERCENTILES)
-    return found
 
 
 def text(load: Load) -> str:

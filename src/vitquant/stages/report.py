@@ -18,6 +18,7 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--outliers", "Folder with outliers.json, of `vitquant outliers`; there may be none.")
 @path_option("--studies", "Folder with the findings of other studies, one folder each; there may be none.")
 @path_option("--tails", "The JSON file of the tails; there may be none.")
+@path_option("--serving", "Folder with serving.json, of `vitquant serving`; there may be none.")
 @path_option("--out", "Folder to write the findings, the report and the figures to.")
 @click.pass_context
 def command(  # one option per path of the stage
@@ -32,6 +33,7 @@ def command(  # one option per path of the stage
     outliers: Path,
     studies: Path,
     tails: Path,
+    serving: Path,
     out: Path,
 ) -> None:
     """Analyse all results: findings, flat metrics, tables, figures and the report in Markdown and HTML."""
@@ -39,4 +41,4 @@ def command(  # one option per path of the stage
     from vitquant.report import build
 
     inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, draws, tails)
-    build.report(read_params(context), inputs, out, build.Beside(outliers, studies))
+    build.report(read_params(context), inputs, out, build.Beside(outliers, studies, serving))

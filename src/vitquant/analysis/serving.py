@@ -1,0 +1,171 @@
+"""What the measurements of the server say: ratios, percentiles, and whether goals that were set before are reached."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vitquant.analysis import blocks, statistics
+from vitquant.analysis.blocks import Times
+from vitquant.analysis.findings import Estimate
+from vitquant.analysis.load import MACHINE, Results
+from vitquant.errors import VitquantError
+from vitquant.results import form
+from vitquant.results.serving import FILE, OK, REFUSED, Rate, Serving, Throughput
+
+LIMIT = 8  # the batch limit that is held against 1, chosen before anything was measured
+MODERATE, FULL, OVER = 0.6, 1.0, 3.0  # rates of arrival, of the capacity, that goals are about
+P50, P99 = blocks.PERCENTILES.index(50), blocks.PERCENTILES.index(99)
+Verdict = Literal["reached", "missed", "not shown"]
+
+
+def read(folder: Path | None, results: Results) -> Serving | None:
+    """What serving.json in the folder says; None where there is none, or it is of other artifacts or another machine.
+
+    Raises:
+        VitquantError: it cannot be read.
+    """
+    file = folder / FILE if folder else None
+    if not file or not file.exists():
+        return None
+    found = form.read(file, Serving, "delete it, and run `make loadtest`")
+    timed = {name: recipe.measured for name, recipe in results.benchmark.recipes.items()}
+    same = all((own := timed.get(name)) and own.artifact_sha256 == sha256 for name, sha256 in found.artifacts.items())
+    here = results.benchmark.environment
+    if not same or any(getattr(here, key) != getattr(found.environment, key) for key in MACHINE):
+        return None
+    if not any(_is_default(each) for each in found.throughput if each.server.recipe == found.subject):
+        raise VitquantError(f"{file}: {found.subject} has no server of one worker and batch limit 1: `make loadtest`")
+    return found
+
+
+def ratio_to_default(found: Serving, one: Throughput) -> Estimate | None:
+    """A server's throughput over that of the one with one worker and batch limit 1, in the same rounds."""
+    default = next(
+        (each for each in found.throughput if each.server.recipe == one.server.recipe and _is_default(each)), None
+    )
+    return _ratio(one.images_per_s, default.images_per_s) if default and default is not one else None
+
+
+def batching(found: Serving) -> dict[str, Estimate]:
+    """By recipe: its throughput with batch limit LIMIT over that with 1."""
+    return {
+        each.server.recipe: ratio
+        for each in found.throughput
+        if each.server.max_batch == LIMIT and (ratio := ratio_to_default(found, each))
+    }
+
+
+def latencies(rate: Rate) -> dict[int, Estimate]:
+    """PERCENTILES of the answered requests' latency, milliseconds; none where none was answered."""
+    parts = _blocks(rate)
+    if not parts:
+        return {}
+    low, high = blocks.bounds(blocks.resampled(parts))
+    found = zip(blocks.PERCENTILES, blocks.percentiles(parts), low, high, strict=True)
+    return {
+        percent: Estimate(value=float(value), low=float(min(value, least)), high=float(max(value, most)), unit="ms")
+        for percent, value, least, most in found
+    }
+
+
+def outcomes(rate: Rate) -> dict[str, int]:
+    """How many requests had which outcome, over the rounds."""
+    return _sum([each.outcomes for each in rate.rounds])
+
+
+def answered_by(rate: Rate) -> dict[str, int]:
+    """How many requests each recipe answered, over the rounds."""
+    return _sum([each.recipes for each in rate.rounds])
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was set before, and what came out. Texts are plain, with code in backticks."""
+
+    what: str
+    wanted: float
+    more: bool
+    """Whether more is better."""
+    measured: Estimate | float
+    unit: str
+    form: str
+    """As Python formats the value."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the whole interval is on the right side, or all of it on the wrong one."""
+        own = self.measured
+        low, high = own.interval if isinstance(own, Estimate) else (own, own)
+        if low >= self.wanted if self.more else high <= self.wanted:
+            return "reached"
+        return "missed" if (high < self.wanted if self.more else low > self.wanted) else "not shown"
+
+
+def goals(found: Serving) -> list[Goal]:
+    """Those of the first recipe, as far as they were measured."""
+    paths, kills, memory = found.paths, found.kills, found.soak.resident_bytes
+    return [
+        Goal("image files over HTTP, against `vitquant predict`", 0.9, True, _ratio(paths.files, paths.predict),
+             "× its throughput", ".3f"),
+        Goal("pixels over HTTP, against the bare model", 0.95, True, _ratio(paths.pixels, paths.bare),
+             "× its throughput", ".3f"),
+        *_latency_goals(found),
+        Goal("SIGKILL to the worker: requests lost, or answered twice", 0, False, float(sum(unaccounted(found))), "",
+             ".0f"),
+        Goal("until it serves again after that, at most", 5, False, max(kills.again_s), "s", ".2f"),
+        Goal("from its start to ready, at most", 10, False, max(found.starts_s), "s", ".1f"),
+        Goal("growth of its memory over the requests", 5, False, 100 * (memory[-1] / memory[0] - 1), "%", "+.1f"),
+    ]  # fmt: skip
+
+
+def unaccounted(found: Serving) -> tuple[int, int]:
+    """Requests under kills that had neither an answer nor a 503; and answers of the server's that no client had."""
+    kills = found.kills
+    lost = sum(count for outcome, count in kills.outcomes.items() if outcome not in (OK, REFUSED))
+    return lost, max(0, kills.counted - kills.outcomes.get(OK, 0))
+
+
+def _latency_goals(found: Serving) -> list[Goal]:
+    rates = {each.share: parts for each in found.rates if each.recipe == found.subject and (parts := _blocks(each))}
+    made, times = [], "× that"
+    if MODERATE in rates:
+        bare = [np.array(times_ms) for times_ms in found.paths.bare_ms]
+        ratio = _percentile_ratio(rates[MODERATE], P99, bare, P50)
+        made.append(Goal(f"p99 at {MODERATE:.0%} of capacity, against the bare median", 3, False, ratio, times, ".2f"))
+    if FULL in rates and OVER in rates:
+        ratio = _percentile_ratio(rates[OVER], P99, rates[FULL], P99)
+        made.append(Goal(f"p99 of what is answered at {OVER:.0%}, against {FULL:.0%}", 2, False, ratio, times, ".2f"))
+        over = outcomes(next(each for each in found.rates if (each.recipe, each.share) == (found.subject, OVER)))
+        hanging = float(sum(count for outcome, count in over.items() if outcome not in (OK, REFUSED)))
+        what = f"neither answered nor refused with 503 at {OVER:.0%}"
+        made.append(Goal(what, 0, False, hanging, "requests", ".0f"))
+    return made
+
+
+def _is_default(one: Throughput) -> bool:
+    return one.server.workers == one.server.max_batch == 1
+
+
+def _ratio(speeds: Sequence[float], others: Sequence[float]) -> Estimate:
+    """Of two throughputs, round by round: the geometric mean, with Student's t interval over rounds."""
+    ours, theirs = (1 / np.array(values) for values in (speeds, others))
+    return statistics.paired_ratio([theirs], [ours])
+
+
+def _percentile_ratio(ours: list[Times], own: int, theirs: list[Times], other: int) -> Estimate:
+    """Of two percentiles, by their places in PERCENTILES, each resampled by itself."""
+    value = blocks.percentiles(ours)[own] / blocks.percentiles(theirs)[other]
+    drawn = blocks.resampled(ours)[:, [own]] / blocks.resampled(theirs, seed=1)[:, [other]]
+    low, high = blocks.bounds(drawn)
+    return Estimate(value=float(value), low=float(min(value, low[0])), high=float(max(value, high[0])), unit="×")
+
+
+def _blocks(rate: Rate) -> list[Times]:
+    return [part for each in rate.rounds for part in blocks.split(each.at_s, each.latency_ms)]
+
+
+def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(each.get(key, 0) for each in counts) for key in sorted({key for each in counts for key in each})}

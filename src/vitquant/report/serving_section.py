@@ -1,0 +1,134 @@
+"""What the report says of the server under load."""
+
+from statistics import median
+
+from vitquant.analysis import serving as analysis
+from vitquant.analysis.findings import Estimate
+from vitquant.report.tables import table
+from vitquant.report.text import code, escape, inline, interval, listing, number, shown
+from vitquant.results.serving import OK, REFUSED, Serving
+
+NONE = (
+    "The server under load was not measured with these artifacts on this machine: `make loadtest` does, and "
+    "[docs/serving.md](../docs/serving.md#the-study-of-it) says how."
+)
+BRIEF = "**This was a trial of the code, too short to say anything.** "
+
+
+def section(found: Serving | None) -> str:
+    """Goals, throughput, latency by rate of arrivals, failures and memory; or how to measure them."""
+    if not found:
+        return NONE
+    machine, conditions = found.environment, found.conditions
+    missing = "".join(f" {code(name)} was not served: {escape(why)}." for name, why in found.unavailable.items())
+    rounds = len(found.throughput[0].images_per_s)
+    parts = [
+        f"{BRIEF if found.brief else ''}`vitquant serve` on the loopback, asked by a client on the same "
+        f"{machine.cores} cores, measured {escape(found.date)} at commit {escape(machine.git_commit[:12])} in "
+        f"{conditions.seconds / 60:.0f} minutes, while other processes had {conditions.others_pct:.1f} % of the "
+        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %. Requests are single JPEG files "
+        f"unless it says otherwise.{missing}",
+        f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
+        f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
+        f"Saturated (a closed loop), with the range over {rounds} rounds; ratios are of the same rounds:\n\n"
+        f"{_throughput(found)}",
+        "At random times (an open loop), whose rate is a share of what the server with one worker and batch limit 1 "
+        f"does; latency counts from when a request was to be sent:\n\n{_rates(found)}",
+        _kills(found),
+        _memory(found),
+    ]
+    return "\n\n".join(parts)
+
+
+def _goals(found: Serving) -> str:
+    return table(
+        (
+            {
+                "what": inline(goal.what),
+                "goal": f"{'≥' if goal.more else '≤'} {goal.wanted:g} {goal.unit}".rstrip(),
+                "measured": shown(goal.measured, goal.form),
+                "verdict": f"**{goal.verdict}**",
+            }
+            for goal in analysis.goals(found)
+        ),
+        text_columns=4,
+    )
+
+
+def _throughput(found: Serving) -> str:
+    rows = []
+    for each in found.throughput:
+        server, speeds = each.server, each.images_per_s
+        others = {name: count for name, count in each.outcomes.items() if name != OK}
+        rows.append(
+            {
+                "recipe": escape(server.recipe),
+                "workers × threads": f"{server.workers} × {server.threads}",
+                "batch limit": str(server.max_batch),
+                "clients": str(each.clients),
+                "images/s": shown(median(speeds), ".1f", (min(speeds), max(speeds))),
+                "× the first of its recipe": shown(analysis.ratio_to_default(found, each), ".3f"),
+                "not answered": _counts(others),
+            }
+        )
+    return table(rows)
+
+
+def _rates(found: Serving) -> str:
+    rows = []
+    for rate in found.rates:
+        outcomes, times = analysis.outcomes(rate), analysis.latencies(rate)
+        others = {name: count for name, count in outcomes.items() if name not in (OK, REFUSED)}
+        rows.append(
+            {
+                "recipe": escape(rate.recipe),
+                "% of capacity": f"{100 * rate.share:.0f}",
+                "requests/s": f"{rate.rate:.1f}",
+                "requests": f"{sum(outcomes.values()):,}",
+                **{f"p{percent}, ms": _milliseconds(times.get(percent)) for percent in (50, 95, 99)},
+                "503, %": f"{100 * outcomes.get(REFUSED, 0) / max(1, sum(outcomes.values())):.1f}",
+                "other errors": _counts(others),
+                "answered by": _counts(analysis.answered_by(rate)),
+            }
+        )
+    return table(rows)
+
+
+def _milliseconds(estimate: Estimate | None) -> str:
+    if not estimate:
+        return shown(None, "")
+    form = ".1f" if estimate.value < 100 else ",.0f"  # noqa: PLR2004
+    return f"{number(estimate.value, form)} {interval(estimate, form)}"
+
+
+def _kills(found: Serving) -> str:
+    kills, subject = found.kills, code(found.subject)
+    lost, twice = analysis.unaccounted(found)
+    return (
+        f"The worker of {subject} was killed (SIGKILL) {len(kills.again_s)} times, every {kills.every:g} s, under a "
+        f"closed loop, with {code(kills.fallback)} to fall back on. Of {sum(kills.outcomes.values()):,} requests "
+        f"{kills.outcomes.get(OK, 0):,} were answered ({_counts(kills.recipes)}) and "
+        f"{kills.outcomes.get(REFUSED, 0):,} refused with 503; {lost} were lost and {twice} answered twice, by the "
+        f"server's own count. Until a request sent after a kill was answered it took {_span(kills.again_s)}, until "
+        f"{subject} itself answered one {_span(kills.own_s)}. From start to ready it takes {_span(found.starts_s)}."
+    )
+
+
+def _memory(found: Serving) -> str:
+    soak = found.soak
+    first, settled, last = (soak.resident_bytes[look] / 1e6 for look in (0, 1, -1))
+    return (
+        f"Memory over {soak.requests[-1] - soak.requests[0]:,} requests in {soak.seconds:.0f} s, so many by an "
+        f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server together have "
+        f"{first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after {soak.requests[1]:,} and "
+        f"{last:.0f} after all."
+    )
+
+
+def _span(seconds: list[float]) -> str:
+    least, most = f"{min(seconds):.2f}", f"{max(seconds):.2f}"
+    return f"{least} s" if least == most else f"{least} to {most} s"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return listing([f"{escape(name)} {count:,}" for name, count in counts.items()] or ["none"])

@@ -1,0 +1,41 @@
+"""How long and how often the study of serving measures what: all its settings, in two versions."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings. The full one takes about 13 minutes on two cores."""
+
+    rounds: int = 5
+    """Of whatever is compared."""
+    visit: float = 3.0
+    """Seconds that one of them is asked in a round."""
+    batches: tuple[int, ...] = (1, 4, 8, 32)
+    """Batch limits."""
+    clients: int = 4
+    """Of a closed loop, at least; so many that two whole batches are under way."""
+    shares: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2)
+    """Arrival rates, of the capacity."""
+    more_shares: tuple[float, ...] = (1.0, 3.0)
+    """The same, of the first recipe only: full load, and far too much."""
+    open_rounds: int = 2
+    open_seconds: float = 8.0
+    """Of a round of an open loop."""
+    starts: int = 3
+    kills: int = 10
+    kill_every: float = 6.0
+    """Seconds from one kill to the next."""
+    soak_requests: int = 100_000
+    soak_seconds: float = 90.0
+    """At most, if not all of these requests have been answered then."""
+    looks: int = 10
+    """At the memory, meanwhile."""
+    brief: bool = False
+
+
+FULL = Plan()
+BRIEF = Plan(
+    rounds=2, visit=0.2, batches=(1, 8), shares=(0.6,), more_shares=(1.0, 3.0), open_rounds=1, open_seconds=0.4,
+    starts=1, kills=1, kill_every=0.5, soak_requests=100, soak_seconds=0.5, looks=1, brief=True,
+)  # fmt: skip

@@ -1,0 +1,115 @@
+"""The study of serving: the real server, on this machine, with the study's artifacts and images."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from vitquant import cpu
+from vitquant.artifact import open_artifact
+from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.measure.conditions import Watch
+from vitquant.measure.environment import environment
+from vitquant.results.serving import Rate, Serving, Throughput
+from vitquant.serving import capacity, harm
+from vitquant.serving.plan import Plan
+from vitquant.serving.spawned import Spawned, spawned
+
+QUALITY = 95  # of the JPEG files that are sent
+SLOW = {"deadline_ms": 60_000, "queue": 128}  # a server whose batches wait for each other refuses nothing
+
+
+def measure(
+    artifacts: Path, data: Path, names: Sequence[str], fallback: str, plan: Plan, say: Callable[[str], None]
+) -> Serving:
+    """Measure all that `Serving` holds, on the CPU.
+
+    Args:
+        artifacts: a folder of them, by recipe.
+        data: the prepared data.
+        names: of the recipes, the first of them the one that is looked at most.
+        fallback: the recipe that answers while the first one's worker is killed.
+        say: is told what comes next.
+
+    Raises:
+        VitquantError: an artifact or the data is missing or damaged, a server does not become ready, or none of the
+            recipes can run here.
+    """
+    unavailable = {name: why for name in names if (why := open_artifact(artifacts / name).spec.unavailable)}
+    usable = {name: artifacts / name for name in dict.fromkeys(names) if name not in unavailable}
+    if not usable:
+        raise VitquantError(f"none of {', '.join(names)} can run here: name others by --recipe")
+    (subject, path), *_ = usable.items()
+    watch, throughput, rates = Watch(), list[Throughput](), list[Rate]()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        images = _jpegs(Prepared(data), folder)
+        for recipe, own in usable.items():
+            say(f"{recipe}: throughput by workers and by batch limit")
+            with _servers(folder, own, plan) as servers:
+                found = capacity.throughput(servers, recipe, images, plan)
+                throughput += found
+                say(f"{recipe}: latency by rate of arrivals")
+                whole, split = list(servers.values())[:2]
+                shares = (*plan.shares, *(plan.more_shares if recipe == subject else ()))
+                best = median(found[0].images_per_s)
+                rates += capacity.rates(whole, recipe, images, best, shares, plan)
+                if recipe == subject:
+                    say(f"{recipe}: the way over HTTP beside others")
+                    paths = capacity.paths(own, split, whole, images, cpu.cores(), plan)
+        say(f"{subject}: its worker is killed, {plan.kills} times")
+        starts = []
+        for number in range(plan.starts):
+            with spawned(folder, path, artifacts / fallback, max_batch=1) as server:
+                starts.append(round(server.start_s, 3))
+                if number == plan.starts - 1:
+                    time.sleep(min(plan.kill_every, 5.0))  # the fallback loads, too
+                    kills = harm.kill(server, path, fallback, images, plan)
+        say("memory over many requests to a tiny artifact")
+        soak = harm.soak(path, images, folder, plan)
+    return Serving(
+        date=datetime.now(UTC).date().isoformat(),
+        environment=environment(threads=cpu.cores()),
+        conditions=watch.conditions(),
+        brief=plan.brief,
+        artifacts={recipe: open_artifact(own).sha256 for recipe, own in usable.items()},
+        unavailable=unavailable,
+        starts_s=starts,
+        throughput=throughput,
+        rates=rates,
+        paths=paths,
+        kills=kills,
+        soak=soak,
+    )
+
+
+def _jpegs(prepared: Prepared, folder: Path) -> list[Path]:
+    """The study's own image files, as JPEG."""
+    files = []
+    for number, content in enumerate(prepared.files()):
+        files.append(folder / f"{number:03}.jpg")
+        Image.open(io.BytesIO(content)).convert("RGB").save(files[-1], quality=QUALITY)
+    return files
+
+
+@contextmanager
+def _servers(folder: Path, artifact: Path, plan: Plan) -> Iterator[dict[tuple[int, int, int], Spawned]]:
+    """Servers by their workers, threads and batch limit: one worker of all cores, a worker for each, and batches."""
+    cores = cpu.cores()
+    ways = [(1, cores, 1), (cores, 1, 1), *((1, cores, batch) for batch in plan.batches if batch > 1)]
+    with ExitStack() as stack:
+        yield {
+            (workers, threads, batch): stack.enter_context(
+                spawned(
+                    folder, artifact, workers=workers, threads=threads, max_batch=batch, **(SLOW if batch > 1 else {})
+                )
+            )
+            for workers, threads, batch in dict.fromkeys(ways)
+        }
