@@ -35,7 +35,7 @@ from torch import Tensor
 from vitquant import artifact, pool
 from vitquant.artifact import Artifact
 from vitquant.errors import MAKE_AGAIN, UnsupportedError, VitquantError
-from vitquant.models.names import is_plain
+from vitquant.models.vit import is_plain
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
 from vitquant.predictor import CPU, Predictor
 from vitquant.traits import FP32
@@ -119,7 +119,7 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
     spec = source.spec.model_copy(update={**update, "traits": module.traits(options)})
 
     def fill(directory: Path) -> dict[str, Any]:
-        if is_plain(source.spec.architecture):
+        if is_plain(source.spec.architecture, source.spec.preprocessing.crop):
             details: dict[str, Any] = module.build(source, directory, options, calibration)
             return details
         return _build_and_try(module, source, directory, options, calibration)
