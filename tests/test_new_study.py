@@ -55,7 +55,11 @@ def test_a_classifier_of_other_classes(images: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=9).state_dict(), tmp_path / "mine.pth")
     study, why, _ = write(tmp_path, images=images, model="test_vit", weights=tmp_path / "mine.pth")
     assert study.head == "probe"
-    assert "the weights' own classifier has 9 classes, and the data has 6 (disc, noise, square and 3 more): " in why
+    assert "--weights: /" in why
+    assert (
+        "mine.pth: the weights' own classifier has 9 classes, and the data has 6 (disc, noise, square and 3 more): "
+        in why
+    )
     assert why.endswith("--classes that has the classifier's classes in its order, one a line")
     listed = tmp_path / "classes"
     listed.write_text("\n".join(["a", "b", "c", *CLASSES]))
@@ -159,8 +163,8 @@ def test_weights_that_a_study_would_stop_at(
     [
         ("probe", 6, "--classes: they are those of the weights' own classifier, which --head probe leaves out"),
         ("features", 6, "--classes: they are those of the weights' own classifier, which --head features leaves out"),
-        (None, 0, "the weights have no classifier of one linear layer, head.weight"),
-        ("own", 7, "the weights' own classifier has 7 classes, and the data has 6 "),
+        (None, 0, "--weights: .*mine.safetensors: the weights have no classifier of one linear layer, head.weight"),
+        ("own", 7, "--weights: .*mine.safetensors: the weights' own classifier has 7 classes, and the data has 6 "),
     ],
 )
 def test_classes_and_heads_that_do_not_go_together(

@@ -15,7 +15,7 @@ from vitquant.data import folder
 from vitquant.data.prepare import divide
 from vitquant.errors import VitquantError
 from vitquant.experiment import NAME
-from vitquant.models import own_head, weights
+from vitquant.models import layouts, own_head, weights
 from vitquant.models.names import check_name
 from vitquant.models.pooling import reads_class_token
 from vitquant.models.vit import ViTClassifier, preprocessing
@@ -68,7 +68,7 @@ def write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
 
 
 def _write(wanted: Wanted, default: Path, out: Path) -> tuple[Path, str]:
-    check_name(wanted.model)
+    check_name(wanted.model, "model.name")
     content = {
         "source": "folder", "path": str(wanted.images.resolve()), "val_fraction": VAL_FRACTION, "resize": "auto",
         "crop": "auto", "interpolation": "auto", "seed": 0, "on_undecodable": "skip", "max_megapixels": 80,
@@ -140,8 +140,9 @@ def _head(wanted: Wanted, model: ViTClassifier, classes: Sequence[str]) -> tuple
     if not classifier and not wanted.head and not wanted.classes:
         return "probe", "head: probe, fitted on your images: the weights have no classifier"
     listed = own_head.read_classes(wanted.classes) if wanted.classes else None
+    place = f"model.path: {wanted.weights}" if wanted.weights else f"model.name: {wanted.model}"
     try:
-        found = own_head.attach(model, classifier, classes, listed)
+        found = own_head.attach(model, classifier, classes, listed, place)
     except VitquantError as error:
         if wanted.head or wanted.classes:
             raise
@@ -155,7 +156,7 @@ def _classifier(wanted: Wanted, model: ViTClassifier) -> dict[str, Tensor]:
     if not wanted.weights:
         with torch.device("meta"):
             tensors = timm.create_model(wanted.model, pretrained=False).state_dict()
-        _, published = weights.parts(tensors, model.backbone.state_dict().keys())
+        _, published = layouts.parts(tensors, model.backbone.state_dict().keys())
         return {name: torch.zeros(tensor.shape) for name, tensor in published.items()}
     try:
         return weights.check_file(wanted.weights, wanted.model, model.image_size)

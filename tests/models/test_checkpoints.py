@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 
 from vitquant.errors import VitquantError
-from vitquant.models import checkpoint, download, own_head, weights
+from vitquant.models import checkpoint, download, layouts, own_head, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.params import FileModel
 
@@ -106,7 +106,7 @@ def test_what_would_run_code_is_refused_still(model: nn.Module, tmp_path: Path, 
     for content in ({"args": Runs()}, {"args": argparse.Namespace(model=Runs())}):
         torch.save({"state_dict": model.state_dict(), **content}, tmp_path / "mine.pth")
         with pytest.raises(VitquantError, match="mine.pth holds more than tensors and would have to run code to load"):
-            weights.read(tmp_path / "mine.pth")
+            checkpoint.read(tmp_path / "mine.pth")
     assert "it ran" not in capfd.readouterr().out
 
 
@@ -178,7 +178,7 @@ def test_dinov2_of_transformers(tmp_path: Path, registers: int, prefix: str) -> 
     if registers:
         options |= {"reg_tokens": registers, "no_embed_class": True}
     backbone = timm.models.VisionTransformer(img_size=64, patch_size=16, num_classes=0, **options).eval()
-    own, classifier = weights.parts(weights.read(tmp_path / "mine/model.safetensors"))
+    own, classifier = layouts.parts(checkpoint.read(tmp_path / "mine/model.safetensors"))
     backbone.load_state_dict(own)
     found = ViTClassifier("test_vit", 64, 5).eval()
     found.backbone = backbone

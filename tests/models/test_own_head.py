@@ -30,7 +30,7 @@ from vitquant.data import folder
 from vitquant.data.prepare import prepare
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.models import baseline, biases, download, own_head, weights
+from vitquant.models import baseline, biases, download, layouts, own_head, weights
 from vitquant.models.vit import ViTClassifier, preprocessing
 from vitquant.params import FileModel, Params, TimmModel
 from vitquant.recipes.vitquant_gpu.token_head import use_token_head, wanted
@@ -108,7 +108,7 @@ def test_predictions_are_timms_to_the_image(study: Params, tmp_path: Path) -> No
 def loaded(name: str, model: Any, classes: list[str], listed: list[str] | None = None) -> ViTClassifier:
     """The weights of `model`, a classifier, through the study's own classifier."""
     own = ViTClassifier(name, 64, len(classes)).requires_grad_(False).eval()
-    backbone, classifier = weights.parts(biases.join_weights(model.state_dict()), own.backbone.state_dict().keys())
+    backbone, classifier = layouts.parts(biases.join_weights(model.state_dict()), own.backbone.state_dict().keys())
     own.backbone.load_state_dict(backbone)
     own_head.attach(own, classifier, classes, listed)
     return own
@@ -223,8 +223,8 @@ def test_classes_that_are_others(count: int, classes: list[str], listed: list[st
     ],
 )
 def test_a_classifier_that_is_none(tensors: dict[str, Tensor], says: str) -> None:
-    with pytest.raises(VitquantError, match=f"^the weights.*{says}"):
-        own_head.attach(ViTClassifier("test_vit", 64, 2), tensors, ["a", "b"], None)
+    with pytest.raises(VitquantError, match=f"^model.path: mine.pth: the weights.*{says}"):
+        own_head.attach(ViTClassifier("test_vit", 64, 2), tensors, ["a", "b"], None, "model.path: mine.pth")
 
 
 def test_a_file_of_classes(tmp_path: Path) -> None:

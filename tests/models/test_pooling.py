@@ -1,11 +1,16 @@
 """What the head reads of each family, and that a model without memory is filled to give the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from vitquant.artifact import Artifact, Spec
 from vitquant.errors import VitquantError
+from vitquant.images import Preprocessing
 from vitquant.models import loading, vit
 from vitquant.models.vit import ViTClassifier
+from vitquant.traits import FP32
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
 FAMILIES = {  # timm's name, and whether the head reads a class token
@@ -47,13 +52,19 @@ def test_the_head_reads_the_class_token_and_the_patches_mean_or_the_models_own_p
     assert features.shape[1] == model.feature_width == model.head.in_features
 
 
-def test_a_model_without_memory_computes_what_is_not_stored(name: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_without_memory_computes_what_is_not_stored(name: str, dtype: torch.dtype) -> None:
     model, images = ViTClassifier(name, 112, 5).eval(), torch.randn(1, 3, 112, 112)
-    with torch.device("meta"):
-        empty = ViTClassifier(name, 112, 5).eval()
-    loading._compute_buffers(empty, name)
+    model.backbone.to(dtype)
+    preprocessing = Preprocessing(resize=112, crop=112, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
+    spec = Spec(
+        recipe="fp32", method="fp32", options={}, traits=FP32, architecture=name, preprocessing=preprocessing,
+        classes=list("abcde"), pooling=model.pooling,
+    )  # fmt: skip
+    empty = loading.empty_model(Artifact(Path(), spec), dtype)
     empty.load_state_dict(model.state_dict(), assign=True)
-    assert torch.equal(empty(images), model(images))
+    with torch.inference_mode():
+        assert torch.equal(loading.CastBackbone(empty)(images), loading.CastBackbone(model)(images))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
 from vitquant.models import weights
-from vitquant.models.vit import ViTClassifier, preprocessing
+from vitquant.models.vit import ViTClassifier, is_plain, preprocessing
 from vitquant.params import Images, Params, RandomModel
 
 SQUASHED = "eva_large_patch14_336.in22k_ft_in1k"
@@ -144,9 +144,22 @@ def test_a_name_that_is_no_vit_says_which_is_near(auto: Images, name: str, says:
         with pytest.raises(VitquantError) as error:
             use()
         messages.append(str(error.value))
-    assert messages[0] == messages[1]
-    assert messages[0].startswith(f"model.name: {says}")
+    assert messages[1] == f"model.name: {messages[0]}"
+    assert messages[0].startswith(says)
     assert "\n" not in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("vit_small_patch14_dinov2", True),
+        ("deit_tiny_distilled_patch16_224", True),
+        ("vit_base_patch16_siglip_224", False),  # pools by attention
+        ("vit_small_patch16_dinov3", False),
+    ],
+)
+def test_plain_is_what_every_engine_is_known_to_take(name: str, is_one: bool) -> None:
+    assert is_plain(name, 224) == is_one
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

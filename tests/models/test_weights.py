@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitquant.errors import VitquantError
-from vitquant.models import position, weights
+from vitquant.models import checkpoint, position, weights
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, FileModel, TimmModel
 
@@ -180,7 +180,7 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path, zipped
     file, trap = tmp_path / "weights.pth", tmp_path / "trap"
     torch.save({"model": Code(trap)}, file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(VitquantError, match="would have to run code to load; refusing it: convert .* to safetensors"):
-        weights.read(file)
+        checkpoint.read(file)
     assert not trap.exists()
     torch.load(file, weights_only=False)  # the trap does work
     assert trap.exists()
@@ -193,7 +193,7 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path, zipped
 def test_files_that_are_broken(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(VitquantError, match=f"{name} is not a readable .*dvc repro -f fetch") as error:
-        weights.read(tmp_path / name)
+        checkpoint.read(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
@@ -202,17 +202,17 @@ def test_a_checkpoint_cut_in_the_middle(tmp_path: Path) -> None:
     torch.save(random_state("test_vit", 64), file)
     os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(VitquantError, match="weights.pth is not a readable checkpoint of torch.save"):
-        weights.read(file)
+        checkpoint.read(file)
 
 
 def test_files_without_weights(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     with pytest.raises(VitquantError, match="weights.pth is missing: run `dvc repro -f fetch`"):
-        weights.read(file)
+        checkpoint.read(file)
     for content, says in (({"epoch": 3, "net": {}}, "the keys epoch, net"), ([1, 2], "a list"), ({}, "a dict")):
         torch.save(content, file)
         with pytest.raises(VitquantError, match=f"weights.pth holds no named tensors but {says}: save"):
-            weights.read(file)
+            checkpoint.read(file)
 
 
 def test_tensors_of_more_values_than_the_file_holds(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_grows_when_it_is_unpacked(tmp_path: Path) -> None:
             zipped.writestr(member.filename, plain.read(member))
     assert torch.load(packed, weights_only=True)["norm.bias"].shape == (10**6,)  # PyTorch itself takes it
     with pytest.raises(VitquantError, match=r"weights.pth would unpack to 4\d{6} bytes; refusing it: .* by torch.save"):
-        weights.read(packed)
+        checkpoint.read(packed)
 
 
 def test_many_weights_that_share_their_values_are_not_copied(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_many_weights_that_share_their_values_are_not_copied(tmp_path: Path) -> 
     values = torch.zeros(500_000, dtype=torch.float16)
     file = tmp_path / "weights.pth"
     torch.save({f"part.{number}": values for number in range(1000)}, file)
-    read = weights.read(file)
+    read = checkpoint.read(file)
     assert {tensor.data_ptr() for tensor in read.values()} == {read["part.0"].data_ptr()}
     with pytest.raises(VitquantError, match=r"does not fit the model: all its names begin with 'part.'"):
         weights.load_into(ViTClassifier("test_vit", 64, 5), FILE, tmp_path)
@@ -256,4 +256,4 @@ def test_doubles_that_are_infinite_as_float32(tmp_path: Path) -> None:
 def test_keys_without_end_are_not_shown(tmp_path: Path) -> None:
     torch.save({7: 1, "x" * 1000: 2, ("a", "b"): 3}, tmp_path / "weights.pth")
     with pytest.raises(VitquantError, match="holds no named tensors but the keys of type int, x{50}, of type tuple:"):
-        weights.read(tmp_path / "weights.pth")
+        checkpoint.read(tmp_path / "weights.pth")

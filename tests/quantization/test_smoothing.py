@@ -167,7 +167,7 @@ class Gated(Attention):
     ids=str,
 )
 def test_other_blocks_are_refused_and_their_oddity_named(options: dict, why: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"block 0 of this model is not one: {why}$"):
+    with pytest.raises(UnsupportedError, match=rf"block 0 of this model, a \w+, is another: {why}$"):
         smoothing.check_blocks(Model("test_vit", **options))
 
 

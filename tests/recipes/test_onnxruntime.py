@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import without
 from onnx import numpy_helper
 
@@ -31,6 +32,12 @@ def test_the_weights_are_those_of_the_definition(fp32: Path, built: Built) -> No
     assert np.allclose(scale, np.abs(expected).max(axis=1) / 127, rtol=1e-5)  # symmetric over -127 … 127
     assert (np.abs((weight * scale).T - expected) <= 0.501 * scale[:, None]).all()
     assert np.array_equal(tensors["head.weight_Transposed"].T, floats["head.weight"].numpy())
+
+
+def test_the_thread_that_loads_it_still_has_denormals(built: Built) -> None:
+    """A session can take them away, from all that runs there."""
+    recipes.load(built("onnxruntime-fp32"))
+    assert torch.full((8,), 1e-40).mul(1).count_nonzero() == 8
 
 
 def test_without_onnxruntime_the_artifact_is_unavailable(fp32: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vitquant.predictor import read_weights, write_weights
 from vitquant.quantization import families, rounding, smoothing
 from vitquant.quantization.layers import Smoothed
 from vitquant.quantization.smoothing import Smoothing
-from vitquant.recipes import vitquant_int8
+from vitquant.recipes.vitquant_int8.describe import describe
 from vitquant.runtime import library
 from vitquant.runtime.library import Library
 
@@ -148,11 +148,11 @@ def test_only_plain_vits_are_taken(name: str, options: dict, why: str) -> None:
     model.backbone = timm.create_model(name, num_classes=0, **options)
     model.head, model.pooling = nn.Linear(1, 3), "own"
     if not why:
-        assert vitquant_int8.describe(model).epsilon == 1e-3
+        assert describe(model).epsilon == 1e-3
         model.backbone.norm.eps = 1e-6
         why = "its LayerNorms' epsilons differ"
     with pytest.raises(UnsupportedError, match=f"^vitquant-int8 does not run this model: {why}$"):
-        vitquant_int8.describe(model)
+        describe(model)
 
 
 def run_in_a_process(script: str, path: Path) -> list[str]:

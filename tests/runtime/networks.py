@@ -18,7 +18,8 @@ from vitquant.models import pooling
 from vitquant.models.vit import ViTClassifier
 from vitquant.quantization import smoothing
 from vitquant.quantization.smoothing import Smoothing
-from vitquant.recipes import vitquant_int8
+from vitquant.recipes.vitquant_int8.describe import describe
+from vitquant.recipes.vitquant_int8.tensors import block_tensors, other_tensors
 from vitquant.runtime.description import LINEAR
 from vitquant.runtime.library import Library
 from vitquant.runtime.network import Network
@@ -109,7 +110,7 @@ def classifier(name: str, seed: int = 0) -> Any:
 
 def quantized(model: Any) -> tuple[Network, nn.Module]:
     """The packed network, and the same integers in float64, their inputs rounded likewise."""
-    description = vitquant_int8.describe(model)
+    description = describe(model)
     library, reference, tensors = Library(), copy.deepcopy(model).double(), {}
     for index, block in enumerate(model.backbone.blocks):
         path, hidden = f"backbone.blocks.{index}", block.mlp.fc2.in_features
@@ -120,10 +121,10 @@ def quantized(model: Any) -> tuple[Network, nn.Module]:
         if not isinstance(block.mlp.norm, nn.LayerNorm):
             smoothing.rewrite_inputs(block.mlp.fc2, own)
         most = library.largest_weight_sum
-        own = vitquant_int8.block_tensors(path, block, centre, inverse, moments, most)
+        own = block_tensors(path, block, centre, inverse, moments, most)
         tensors |= own
         _as_integers(reference.backbone.blocks[index], path, own, library.zero_point - 1)
-    tensors |= vitquant_int8.other_tensors(model, description)
+    tensors |= other_tensors(model, description)
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     return Network(description, arrays, "tensors", "a ViT"), reference
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from vitquant import files
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.recipes import vitquant_int8
+from vitquant.recipes.vitquant_int8.describe import describe
 from vitquant.runtime import description, packing
 from vitquant.runtime.description import LINEAR, Description
 from vitquant.runtime.library import Library
@@ -127,7 +127,7 @@ def test_images_may_lie_in_any_order() -> None:
 
 def test_each_tensor_is_taken_out_once_it_is_packed() -> None:
     model = classifier("heads of 32")
-    its = vitquant_int8.describe(model)
+    its = describe(model)
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
     Network(its, arrays, "tensors", "a ViT")
     assert arrays == {}
@@ -135,7 +135,7 @@ def test_each_tensor_is_taken_out_once_it_is_packed() -> None:
 
 @pytest.mark.parametrize("layer", LINEAR)
 def test_integers_for_another_cpu_are_refused(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
-    its = vitquant_int8.describe(classifier("heads of 32"))
+    its = describe(classifier("heads of 32"))
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
     arrays[f"backbone.blocks.1.{layer}.weight"][3, [8, 9, 12, 13]] = 50
     monkeypatch.setattr(Library, "largest_weight_sum", 199)
@@ -153,7 +153,7 @@ def test_it_needs_neither_pytorch_nor_timm() -> None:
     assert not {"torch", "timm"} & set(loaded)
 
 
-DESCRIPTION = vitquant_int8.describe(classifier("heads of 64, registers"))
+DESCRIPTION = describe(classifier("heads of 64, registers"))
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_description_of_before_is_one_of_a_plain_vit(tmp_path: Path) -> None:
 
 
 def test_distances_beyond_the_tables_are_refused() -> None:
-    its = vitquant_int8.describe(classifier("BEiT"))
+    its = describe(classifier("BEiT"))
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in its.shapes().items()}
     arrays["backbone.distances"][1, 2] = its.distances
     with pytest.raises(VitquantError, match="backbone.distances lead beyond the tables of biases: make it again"):

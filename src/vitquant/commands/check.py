@@ -2,7 +2,6 @@
 
 import click
 
-from vitquant.errors import VitquantError
 from vitquant.stages.common import read_params
 
 
@@ -19,8 +18,5 @@ def command(context: click.Context) -> None:
     inputs.check(params, file.with_name("dvc.yaml"))
     vit.check(params)
     for name in params.cuda.speed_only:
-        try:
-            check_name(name)
-        except VitquantError as error:
-            raise VitquantError(f"{file}: cuda.speed_only: {str(error).removeprefix('model.name: ')}") from None
+        check_name(name, f"{file}: cuda.speed_only")
     recipes.check(params, file)

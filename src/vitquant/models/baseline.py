@@ -13,10 +13,10 @@ from vitquant import artifact
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
 from vitquant.images import Preprocessing
-from vitquant.models import download, imagenet_head, own_head, pooling, probe, weights
+from vitquant.models import download, imagenet_head, own_head, pooling, weights
 from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
-from vitquant.params import BASELINE, Evaluate, Params
+from vitquant.params import BASELINE, Dinov2Model, Evaluate, FileModel, Params
 from vitquant.predictor import write_weights
 from vitquant.traits import FP32
 
@@ -38,7 +38,9 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     details: dict[str, Any] = {}
     if params.head == "own":
         listed = own_head.read_classes(raw / download.CLASSES_FILE)
-        details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed)
+        own = params.model
+        place = f"model.path: {own.path}" if isinstance(own, FileModel) else f"model.name: {own.name}"
+        details["classifier"] = found = own_head.attach(model, classifier, prepared.classes, listed, place)
         print(f"baseline: the classifier's {found['classes']} classes: {found['rows']}", file=sys.stderr)
     elif params.head == "features":
         model.pooling = pooling.of_study(model.backbone, params.embedding.pooling, name)
@@ -47,8 +49,8 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
     def fill(directory: Path) -> dict[str, Any]:
         if params.head == "probe":
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
-        elif params.head == "imagenet1k":
-            imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head)
+        elif isinstance(params.model, Dinov2Model) and params.head == "imagenet1k":
+            imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head, params.model.head_url)
         write_weights(directory, model.cpu().state_dict())
         return details
 
@@ -87,6 +89,8 @@ def _fit_probe(
     model: ViTClassifier, preprocessing: Preprocessing, prepared: Prepared, params: Params, threads: int
 ) -> dict[str, float]:
     """Fit the model's head on its features of the train split."""
+    from vitquant.models import probe  # scikit-learn, which other heads do not need
+
     device = choose_device(params.device)
     train = features(model.to(device), preprocessing, prepared.images("train"), params.evaluate, device, threads)
     return probe.fit(train, prepared.labels("train"), params.probe, model.cpu().head)

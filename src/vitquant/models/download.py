@@ -66,7 +66,7 @@ def _save_timm_weights(name: str, target: Path) -> None:
 
     from vitquant.models.names import check_name
 
-    check_name(name)
+    check_name(name, "model.name")
     if not timm.models.is_model_pretrained(name):
         raise VitquantError(
             f"model.name: timm publishes no weights of {name!r}: take one that "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitquant.errors import VitquantError
 from vitquant.images import Preprocessing
-from vitquant.models import biases, own_head, pooling, weights
+from vitquant.models import biases, layouts, own_head, pooling
 from vitquant.models.names import MODULES
 from vitquant.models.vit import ViTClassifier
 
@@ -41,13 +41,10 @@ def copied(model: nn.Module, images: Any) -> tuple[ViTClassifier, str, Preproces
         raise VitquantError(f"this {kind} takes images of {size[0]} × {size[1]} pixels: recipes are for square ones")
     side = int(size[0])
     state = {key: tensor.detach().float().cpu() for key, tensor in _whole(model).items()}
-    try:
-        copy = ViTClassifier(name, side, 0).requires_grad_(False).eval()
-    except VitquantError as error:
-        raise VitquantError(str(error).removeprefix("data.crop: ")) from None
+    copy = ViTClassifier(name, side, 0).requires_grad_(False).eval()
     copy.pooling = pooling.of_embedding(model)
     expected = copy.backbone.state_dict()
-    backbone, classifier = weights.parts(biases.join_weights(state), expected.keys())
+    backbone, classifier = layouts.parts(biases.join_weights(state), expected.keys())
     for key in [*expected, *backbone]:
         ours, theirs = (tuple(each[key].shape) if key in each else "absent" for each in (expected, backbone))
         if ours != theirs:

@@ -18,9 +18,7 @@ SHOWN = 5  # problems of an artifact
 
 def load_model(artifact: Artifact, dtype: torch.dtype = torch.float32) -> ViTClassifier:
     """The model of an artifact whose weights are floating point, those of its backbone `dtype`, in evaluation mode."""
-    model = empty_model(artifact)
-    model.backbone.to(dtype)
-    return fill(model, artifact)
+    return fill(empty_model(artifact, dtype), artifact)
 
 
 def fill(model: ViTClassifier, artifact: Artifact) -> ViTClassifier:
@@ -59,11 +57,17 @@ def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def empty_model(artifact: Artifact) -> ViTClassifier:
-    """The artifact's architecture in evaluation mode, its weights without memory (on the meta device)."""
+def empty_model(artifact: Artifact, dtype: torch.dtype = torch.float32) -> ViTClassifier:
+    """The artifact's architecture in evaluation mode, its weights without memory (on the meta device).
+
+    Args:
+        dtype: of the backbone's weights. A backbone that is cast later may compute its buffers again, from weights that
+            have no memory.
+    """
     spec = artifact.spec
     with torch.device("meta"):
         model = ViTClassifier(spec.architecture, spec.preprocessing.crop, len(spec.classes), spec.pooling)
+    model.backbone.to(dtype)
     _compute_buffers(model, spec.architecture)
     return model.requires_grad_(False).eval()
 
@@ -83,7 +87,7 @@ def _compute_buffers(model: ViTClassifier, architecture: str) -> None:
     whole = None if at_once else create_backbone(architecture, model.image_size)
     for path, name, buffer in computed:
         found = whole.get_submodule(path).get_buffer(name) if whole else torch.empty_like(buffer, device="cpu")
-        setattr(model.backbone.get_submodule(path), name, found)
+        setattr(model.backbone.get_submodule(path), name, found.to(buffer.dtype))
     if at_once:
         reinit_non_persistent_buffers(model.backbone)
 

@@ -11,33 +11,38 @@ MODULES = (  # of timm: transformers for images, which can be made for any size 
     *("vision_transformer_sam", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr"),
     *("cait", "convit", "crossvit", "hiera", "levit", "mvitv2", "nest", "pit", "tnt", "twins", "volo", "xcit"),
 )
-PLAIN = ("vision_transformer", "deit")
 LISTS = f"`timm.list_models(module=…)` lists those of the modules {', '.join(MODULES)}"
 SHOWN = 4  # names or tags that a message suggests
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, key: str = "") -> None:
     """See that timm has a transformer for images of this name, and weights of its tag, where it names one after a dot.
+
+    Args:
+        key: where the name stands, for messages.
 
     Raises:
         VitquantError: it has not; the message says what it has.
     """
+    oddity = _oddity(name)
+    if oddity:
+        raise VitquantError(f"{key}: {oddity}" if key else oddity)
+
+
+def _oddity(name: str) -> str:
+    """Why timm has no such transformer, or no such weights; empty where it has."""
     architecture, dot, tag = name.partition(".")
     renamed = {old: new for module in MODULES for old, new in timm.models.get_deprecated_models(module).items()}
     if renamed.get(architecture):
-        raise VitquantError(f"model.name: timm has renamed {architecture!r}: write {renamed[architecture]}")
+        return f"timm has renamed {architecture!r}: write {renamed[architecture]}"
     if not timm.models.is_model_in_modules(architecture, MODULES):
-        raise VitquantError(f"model.name: {_why_no_vit(architecture)}")
+        return _why_no_vit(architecture)
     names = timm.models.get_arch_pretrained_cfgs(architecture)
     if dot and name not in names:
         tags = [known.partition(".")[2] for known in names]
         shown = ", ".join(get_close_matches(tag, tags, SHOWN, cutoff=0)) + (", …" if len(tags) > SHOWN else "")
-        raise VitquantError(f"model.name: timm has no weights {tag!r} of {architecture}: it has {shown}")
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name is of those modules whose models are plain ViTs."""
-    return bool(timm.models.is_model_in_modules(name, PLAIN))
+        return f"timm has no weights {tag!r} of {architecture}: it has {shown}"
+    return ""
 
 
 def _why_no_vit(architecture: str) -> str:

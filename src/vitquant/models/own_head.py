@@ -19,7 +19,11 @@ WITHOUT = "take the model without it (in a study head: probe or features, in tim
 
 
 def attach(
-    model: ViTClassifier, tensors: Mapping[str, Tensor], classes: Sequence[str], listed: Sequence[str] | None
+    model: ViTClassifier,
+    tensors: Mapping[str, Tensor],
+    classes: Sequence[str],
+    listed: Sequence[str] | None,
+    place: str = "",
 ) -> dict[str, Any]:
     """Give the model the classifier, and the pooling that it reads, in place.
 
@@ -27,6 +31,7 @@ def attach(
         tensors: of the classifier, by timm's names.
         classes: of the study; the head gets a row for each.
         listed: the classifier's classes in its order, where the study says them.
+        place: the key and the file that the weights are from, for messages.
 
     Returns:
         How many classes the classifier has, and what says which they are.
@@ -34,10 +39,11 @@ def attach(
     Raises:
         VitquantError: there is no classifier, it is broken or of another model, or its classes are not the study's.
     """
+    place = f"{place}: " if place else ""
     model.pooling = pooling.of_classifier(model.backbone)
-    weight, bias = _matrix(tensors, "head")
+    weight, bias = _matrix(tensors, "head", place)
     if model.pooling == "two":  # timm averages the logits of both tokens
-        other, other_bias = _matrix(tensors, "head_dist")
+        other, other_bias = _matrix(tensors, "head_dist", place)
         weight, bias = torch.cat([weight, other], dim=1) / 2, (bias + other_bias) / 2
     elif pooling.reads_class_token(model.backbone) and weight.shape[1] == 2 * pooling.pooled_width(
         model.backbone
@@ -45,14 +51,16 @@ def attach(
         model.pooling = "tokens"
     if weight.shape[1] != model.feature_width:
         raise VitquantError(
-            f"the weights' own classifier reads {weight.shape[1]} features, and the model gives {model.feature_width}: "
-            "check the model's name and the weights"
+            f"{place}the weights' own classifier reads {weight.shape[1]} features, and the model gives "
+            f"{model.feature_width}: check the model's name and the weights"
         )
     read = {f"{layer}.{part}" for layer in _layers(model.pooling) for part in ("weight", "bias")}
     others = sorted(name for name in tensors if name.replace(".fc.", ".") not in read)
     if others:  # a second classifier whose logits are averaged, or a norm: timm's own function would be another
-        raise VitquantError(f"the weights' own classifier is more than one linear layer ({_shown(others)}): {WITHOUT}")
-    chosen, by = rows(classes, len(weight), listed)
+        raise VitquantError(
+            f"{place}the weights' own classifier is more than one linear layer ({_shown(others)}): {WITHOUT}"
+        )
+    chosen, by = rows(classes, len(weight), listed, place)
     model.head = nn.Linear(weight.shape[1], len(chosen)).requires_grad_(False)
     model.head.weight.copy_(weight[chosen])
     model.head.bias.copy_(bias[chosen])
@@ -81,32 +89,35 @@ def _layers(pooled: Pooling) -> tuple[str, ...]:
     return ("head", "head_dist") if pooled == "two" else ("head",)
 
 
-def _matrix(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+def _matrix(tensors: Mapping[str, Tensor], name: str, place: str) -> tuple[Tensor, Tensor]:
     """Weight, float32 (C, F), and bias, float32 (C,), of one linear layer of the classifier."""
     weight = tensors.get(f"{name}.weight", tensors.get(f"{name}.fc.weight"))
     if weight is None or weight.ndim != 2:  # noqa: PLR2004
         found = ", ".join(sorted(tensors)[:SHOWN]) or "none"
         raise VitquantError(
-            f"the weights have no classifier of one linear layer, {name}.weight (found: {found}): {WITHOUT}"
+            f"{place}the weights have no classifier of one linear layer, {name}.weight (found: {found}): {WITHOUT}"
         )
     bias = tensors.get(f"{name}.bias", tensors.get(f"{name}.fc.bias"))
     if bias is None:
         bias = torch.zeros(len(weight))
     if bias.shape != weight.shape[:1]:
-        raise VitquantError(f"the weights' own {name}.bias is {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+        raise VitquantError(
+            f"{place}the weights' own {name}.bias is {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}"
+        )
     weight, bias = weight.float(), bias.float()
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise VitquantError(f"the weights' own {name} holds NaN or infinity: they are broken")
+        raise VitquantError(f"{place}the weights' own {name} holds NaN or infinity: they are broken")
     return weight, bias
 
 
-def rows(classes: Sequence[str], count: int, listed: Sequence[str] | None) -> tuple[list[int], str]:
+def rows(classes: Sequence[str], count: int, listed: Sequence[str] | None, place: str = "") -> tuple[list[int], str]:
     """The classifier's row of each class, and what that is known by.
 
     Args:
         classes: of the study.
         count: of the classifier's classes.
         listed: those, in its order, where the study says them.
+        place: what a message about the weights begins with.
 
     Raises:
         VitquantError: they are not the study's.
@@ -124,9 +135,9 @@ def rows(classes: Sequence[str], count: int, listed: Sequence[str] | None) -> tu
         names, by = list(classes), "the folders' names, sorted"
     else:
         raise VitquantError(
-            f"the weights' own classifier has {count} classes, and the data has {len(classes)} ({_shown(classes)}): "
-            "name a file by model.classes that has the classifier's classes in its order, one a line, or "
-            "use head: probe"
+            f"{place}the weights' own classifier has {count} classes, and the data has {len(classes)} "
+            f"({_shown(classes)}): name a file by model.classes that has the classifier's classes in its order, one a "
+            "line, or use head: probe"
         )
     row_of = {name: row for row, name in enumerate(names)}
     missing = [name for name in classes if name not in row_of]

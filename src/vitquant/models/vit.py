@@ -15,6 +15,8 @@ from vitquant.models import biases, pooling
 from vitquant.models.names import check_name
 from vitquant.params import Images, Params
 
+PLAIN = ("vision_transformer", "deit")  # modules of timm
+
 
 class ViTClassifier(nn.Module):
     """A timm ViT and a linear head over its features: its tokens, pooled.
@@ -71,9 +73,17 @@ def create_backbone(name: str, image_size: int, **options: Any) -> Any:
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **options)
     except (AssertionError, ValueError, RuntimeError) as error:
-        raise VitquantError(f"data.crop: {name} does not take images of {image_size} pixels: {_said(error)}") from None
+        raise VitquantError(f"{name} does not take images of {image_size} pixels: {_said(error)}") from None
     biases.join(backbone)
     return backbone
+
+
+def is_plain(name: str, image_size: int) -> bool:
+    """Whether it is a ViT that every engine is known to take: of timm's plain ones, and with a class token to read."""
+    if not timm.models.is_model_in_modules(name, PLAIN):
+        return False
+    with torch.device("meta"):
+        return pooling.reads_class_token(create_backbone(name, image_size))
 
 
 def check_size(name: str, crop: int) -> None:
@@ -83,7 +93,10 @@ def check_size(name: str, crop: int) -> None:
         VitquantError: it does not.
     """
     with torch.device("meta"):  # no memory for the weights, nor time
-        backbone = create_backbone(name, crop)
+        try:
+            backbone = create_backbone(name, crop)
+        except VitquantError as error:
+            raise VitquantError(f"data.crop: {error}") from None
         patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
         patch = patch[0] if isinstance(patch, tuple) else patch
         published: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
@@ -129,7 +142,7 @@ def preprocessing(name: str, images: Images) -> Preprocessing:
     Raises:
         VitquantError: timm has no such ViT, the crop does not divide into its patches, or exceeds the resized image.
     """
-    check_name(name)
+    check_name(name, "model.name")
     config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
     crop = config.input_size[-1] if images.crop == "auto" else images.crop
     if images.resize == "auto":

@@ -23,7 +23,6 @@ from vitquant.models.layouts import CLASSIFIER, parts, shown
 from vitquant.models.vit import ViTClassifier, create_backbone
 from vitquant.params import Dinov2Model, FileModel, Model, OnnxWheelModel, RandomModel
 
-__all__ = ["check_file", "load_into", "parts", "read"]
 DINOV2_OFFSET = 0.1  # of its position embedding's interpolation, see vitquant.models.position
 
 

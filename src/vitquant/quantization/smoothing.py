@@ -172,7 +172,7 @@ def _rewrite_outputs(layer: Any, smoothing: Smoothing) -> None:
 
 
 def check_blocks(model: nn.Module) -> None:
-    """See that every block is the plain one: LayerNorm, qkv, softmax attention, proj, LayerNorm, fc1, GELU, fc2.
+    """See that every block is timm's plain one: LayerNorm, qkv, softmax attention, proj, LayerNorm, fc1, GELU, fc2.
 
     This is for what takes no others; `smooth` does.
 
@@ -184,7 +184,8 @@ def check_blocks(model: nn.Module) -> None:
         oddity = _oddity(block)
         if oddity:
             raise UnsupportedError(
-                f"smoothing is for plain ViT blocks, and block {index} of this model is not one: {oddity}"
+                f"this recipe needs timm's blocks of LayerNorm, attention, LayerNorm and an MLP with GELU, and block "
+                f"{index} of this model, a {type(block).__name__}, is another: {oddity}"
             )
 
 

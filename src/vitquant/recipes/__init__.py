@@ -35,7 +35,6 @@ from torch import Tensor
 from vitquant import artifact, pool
 from vitquant.artifact import Artifact
 from vitquant.errors import MAKE_AGAIN, UnsupportedError, VitquantError
-from vitquant.models.names import is_plain
 from vitquant.params import BASELINE, SEED_RECIPE, Params, Recipe
 from vitquant.predictor import CPU, Predictor
 from vitquant.traits import FP32
@@ -112,6 +111,8 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
         calibration: images of the train split, uint8 (N, H, W, 3), for the methods that observe activations; or
             preprocessed, float32 (N, 3, H, W).
     """
+    from vitquant.models.vit import is_plain  # and with it timm, which `load` need not know
+
     options = check_options(name, recipe)
     source = artifact.open_artifact(fp32)
     module = method(recipe.method)
@@ -119,7 +120,7 @@ def build(name: str, recipe: Recipe, fp32: Path, destination: Path, calibration:
     spec = source.spec.model_copy(update={**update, "traits": module.traits(options)})
 
     def fill(directory: Path) -> dict[str, Any]:
-        if is_plain(source.spec.architecture):
+        if is_plain(source.spec.architecture, source.spec.preprocessing.crop):
             details: dict[str, Any] = module.build(source, directory, options, calibration)
             return details
         return _build_and_try(module, source, directory, options, calibration)

@@ -86,8 +86,7 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
 
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model, eager; no layer's weights are kept in floating point."""
-    model = replace_linear(empty_model(artifact), _empty)
-    model.backbone.to(torch.bfloat16)
+    model = replace_linear(empty_model(artifact, torch.bfloat16), _empty)
     fill(model, artifact)
     return CastBackbone(model).eval()
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vitquant.artifact import Artifact
 from vitquant.models.loading import CastBackbone, empty_model, fill, load_model
-from vitquant.models.vit import ViTClassifier
 from vitquant.params import Section
 from vitquant.predictor import write_weights
 from vitquant.quantization.layers import WeightOnlyLinear, replace_linear
@@ -34,23 +33,17 @@ def traits(options: Options) -> Traits:
 
 def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArray[np.uint8]) -> dict[str, Any]:
     """Quantize the weights of the linear layers; the backbone's other weights become BF16."""
-    model = quantize(load_model(fp32))
+    model = replace_linear(load_model(fp32), _quantized)
+    model.backbone.to(torch.bfloat16)
     write_weights(directory, model.state_dict())
     return {}
 
 
 def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model, eager; no layer's weights are kept in floating point."""
-    model = quantize(empty_model(artifact))
+    model = replace_linear(empty_model(artifact, torch.bfloat16), _quantized)
     fill(model, artifact)
     return CastBackbone(model).eval()
-
-
-def quantize(model: ViTClassifier) -> ViTClassifier:
-    """Quantize the linear layers from FP32, then cast the rest of the backbone to BF16; in place."""
-    replace_linear(model, _quantized)
-    model.backbone.to(torch.bfloat16)
-    return model
 
 
 def _quantized(layer: nn.Linear) -> WeightOnlyLinear:

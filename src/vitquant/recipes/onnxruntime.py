@@ -73,7 +73,6 @@ def load(artifact: Artifact, device: torch.device) -> Callable[[Tensor], Tensor]
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
     session = onnxruntime.InferenceSession(artifact.path / FILE, options, providers=["CPUExecutionProvider"])
 

@@ -109,8 +109,7 @@ def preload() -> None:
 
 def module(artifact: Artifact) -> nn.Module:
     """What is compiled."""
-    model = empty_model(artifact)
-    model.backbone.to(torch.bfloat16)
+    model = empty_model(artifact, torch.bfloat16)
     if artifact.spec.options["precision"] == "int8":
         replace_linear(model, _empty)
     return CastBackbone(fill(model, artifact))

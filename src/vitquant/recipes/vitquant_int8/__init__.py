@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitquant.artifact import Artifact
-from vitquant.models.loading import load_model
 from vitquant.params import Section
 from vitquant.predictor import write_weights
-from vitquant.quantization import smoothing
-from vitquant.recipes.vitquant_int8.describe import describe
-from vitquant.recipes.vitquant_int8.tensors import block_tensors, other_tensors
 from vitquant.runtime import classifier, description
 from vitquant.runtime.library import Library
 from vitquant.traits import Traits
@@ -42,6 +38,11 @@ def build(fp32: Artifact, directory: Path, options: Options, calibration: NDArra
     Raises:
         UnsupportedError: the native code does not run the model, or cannot be compiled.
     """
+    from vitquant.models.loading import load_model  # timm's models; `load` has no use for them
+    from vitquant.quantization import smoothing
+    from vitquant.recipes.vitquant_int8.describe import describe
+    from vitquant.recipes.vitquant_int8.tensors import block_tensors, other_tensors
+
     model = load_model(fp32)
     its = describe(model)
     tensors: dict[str, Tensor] = {}
