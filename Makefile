@@ -5,19 +5,23 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # What people set reaches the shell as an environment variable, unexpanded, so that no part of it runs as a command.
+override export ARTIFACT := $(or $(value ARTIFACT),models/recipes/vitquant-int8)
 override export BASE := $(value BASE)
 override export BENCH := $(or $(value BENCH),dvc repro benchmark_cuda)
+override export CPUS := $(or $(value CPUS),0)
 override export DOCKER := $(or $(value DOCKER),docker)
 override export DOCKER_USER := $(value DOCKER_USER)
+override export MEMORY := $(or $(value MEMORY),2g)
+override export PORT := $(or $(value PORT),8000)
 override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \
-	docker-build docker-test docker-bench
+.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \\
+	docker-build docker-test docker-bench docker-serve-build docker-serve
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## make the virtual environment and install the locked dependencies
 
@@ -66,11 +70,11 @@ test: setup ## run the tests, a file in each of up to four processes
 	@# passive: threads that spin while they wait would take the cores from the other processes
 	OMP_WAIT_POLICY=passive pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: setup ## check format, lint, types, the Dockerfile and the stages' dependencies
+lint: setup ## check format, lint, types, the Dockerfiles and the stages' dependencies
 	ruff format --check
 	ruff check
 	mypy
-	hadolint docker/Dockerfile
+	hadolint docker/Dockerfile docker/serve.Dockerfile
 	python dependencies/update.py --check
 
 dependencies: setup ## make the links to the code that each stage of dvc.yaml depends on, from the imports
@@ -81,11 +85,12 @@ dependencies: setup ## make the links to the code that each stage of dvc.yaml de
 # reads, and so it plants no hook that the host would run.
 TERMINAL := $$(test -t 0 && echo --interactive --tty) # so that Ctrl-C reaches all that runs inside
 RUN := set -f; $$DOCKER run --rm $(TERMINAL) --shm-size 2g --cap-drop ALL --security-opt no-new-privileges
+BUILD := set -f; $$DOCKER build $(if $(findstring buildah,$(DOCKER)),--layers --format docker) \
+	$${BASE:+--build-arg "BASE=$$BASE"}
 
 docker-build: ## make the container image (DOCKER=buildah, BASE=image)
 	@set -f; docker/check.sh build $$DOCKER
-	set -f; $$DOCKER build $(if $(findstring buildah,$(DOCKER)),--layers) $${BASE:+--build-arg "BASE=$$BASE"} \
-		--file docker/Dockerfile --tag vitquant .
+	$(BUILD) --file docker/Dockerfile --tag vitquant .
 
 docker-test: ## run the tests and the first answer of `make quick` in the container
 	@set -f; docker/check.sh run $$DOCKER
@@ -99,6 +104,17 @@ docker-bench: ## run the CUDA benchmark in the container, on this checkout: resu
 	$(RUN) --security-opt label=disable --hostname "$$(uname -n)" --gpus all \
 		--user "$${DOCKER_USER:-$$(id -u):$$(id -g)}" --volume "$$PWD:/vitquant" --volume "$$PWD/.git:/vitquant/.git:ro" \
 		vitquant docker/bench.sh $$BENCH
+
+docker-serve-build: ## make the container image of the server on CPUs, without PyTorch (DOCKER=buildah, BASE=image)
+	@set -f; docker/check.sh build $$DOCKER
+	$(BUILD) --file docker/serve.Dockerfile --tag vitquant-serve .
+
+docker-serve: ## serve an artifact of vitquant-int8 in a container (ARTIFACT=folder, PORT=8000, CPUS=2, MEMORY=2g)
+	@set -f; docker/check.sh run $$DOCKER
+	@test -f "$$ARTIFACT/recipe.json" || { echo "Error: $$ARTIFACT is no artifact: \`make repro\`, or ARTIFACT=folder" >&2; exit 2; }
+	@$(MAKE) --no-print-directory docker-serve-build
+	$(RUN) --security-opt label=disable --read-only --tmpfs /tmp --stop-timeout 30 --cpus "$$CPUS" --memory "$$MEMORY" \
+		--volume "$$(realpath -- "$$ARTIFACT"):/artifact:ro" --publish "127.0.0.1:$$PORT:8000" vitquant-serve
 
 clean: ## delete the environment, and all data, models and caches; results in git stay
 	rm -rf $(VENV) .dvc/cache .dvc/tmp data/raw data/processed data/.*.partial models results/predictions \

@@ -174,3 +174,8 @@ def test_a_path_that_leaves_the_artifact(fp32: Path, tmp_path: Path, name: str) 
     (tmp_path / "copy/recipe.json").write_text(json.dumps(spec))
     with pytest.raises(VitquantError, match="it lies outside of the artifact"):
         artifact.open_artifact(tmp_path / "copy")
+
+
+def test_whoever_may_read_one_file_may_read_all(fp32: Path) -> None:
+    """The server in a container is another user."""
+    assert len({file.stat().st_mode for file in fp32.iterdir()}) == 1

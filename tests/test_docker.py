@@ -35,8 +35,8 @@ def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> N
         assert word in process.stderr
 
 
-def test_the_dockerfile_is_clean() -> None:
-    process = run(Path(sys.executable).with_name("hadolint"), DOCKER / "Dockerfile")
+def test_the_dockerfiles_are_clean() -> None:
+    process = run(Path(sys.executable).with_name("hadolint"), DOCKER / "Dockerfile", DOCKER / "serve.Dockerfile")
     assert (process.returncode, process.stdout) == (0, "")
 
 
@@ -80,7 +80,7 @@ def test_buildah_only_builds(tmp_path: Path, purpose: str) -> None:
     assert_one_line(process, "buildah only builds", "install Docker")
 
 
-@pytest.mark.parametrize("target", ["docker-build", "docker-test", "docker-bench"])
+@pytest.mark.parametrize("target", ["docker-build", "docker-test", "docker-bench", "docker-serve"])
 def test_make_says_the_line(tmp_path: Path, target: str) -> None:
     """Before it builds or runs anything; then one line of make's own."""
     environment = path_of(tmp_path / "bin", "sh", "id", "make", "uname")

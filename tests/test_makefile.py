@@ -108,6 +108,21 @@ def test_what_a_container_gets_runs_nothing_on_the_host(copy: Path, injection: s
     assert run[run.index("docker/bench.sh") + 1 :] == ["echo", *injection.split()]
 
 
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_the_server_in_a_container(copy: Path, injection: str) -> None:
+    (copy / injection).mkdir()
+    (copy / injection / "recipe.json").touch()
+    settings = {"ARTIFACT": injection, "CPUS": injection, "MEMORY": injection, "PORT": injection}
+    *_, build, called = make(copy, "docker-serve", *(f"{name}={value}" for name, value in settings.items()))
+    assert build[build.index("--file") + 1] == "docker/serve.Dockerfile"
+    assert {"--read-only", "no-new-privileges"} <= set(called)
+    assert called[called.index("--cap-drop") + 1] == "ALL"
+    assert called[called.index("--cpus") + 1] == called[called.index("--memory") + 1] == injection
+    assert called[called.index("--publish") + 1] == f"127.0.0.1:{injection}:8000"
+    assert called[called.index("--volume") + 1] == f"{copy}/{injection}:/artifact:ro"
+    assert called[-1] == "vitquant-serve"
+
+
 def test_an_engine_of_several_words(copy: Path) -> None:
     program(copy.parent / "bin/sudo", '#!/bin/sh\nexec "$@"\n')
     assert make(copy, "docker-build", "DOCKER=sudo docker")[-1][0] == "build"

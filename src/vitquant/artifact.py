@@ -5,6 +5,7 @@ every other file; those hold the weights, in formats that load without running c
 PyTorch: vitquant.runtime opens artifacts too.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -119,6 +120,8 @@ def write(path: Path, spec: Spec, fill: Callable[[Path], dict[str, Any]]) -> Non
             if file.is_file()
         }
         files.write_json(partial / SPEC_FILE, spec.model_copy(update=update).model_dump())
+        for name in update["files"]:  # safetensors lets nobody else read what it writes
+            shutil.copymode(partial / SPEC_FILE, partial / name)
 
 
 def open_artifact(path: Path) -> Artifact:

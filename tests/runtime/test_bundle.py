@@ -19,7 +19,7 @@ from vitquant.cli import main
 from vitquant.data.prepared import Prepared
 from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.params import Recipe
-from vitquant.runtime import bundle
+from vitquant.runtime import bundle, targets
 
 FILES = ("bundle.json", "library.so", "network.bin", "run.py")
 
@@ -149,7 +149,7 @@ def test_classes_that_the_network_does_not_have(int8: Path, bundled: Path, tmp_p
 
 def test_a_cpu_that_no_bundle_is_for_is_named(int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text("processor : 0\n")
-    monkeypatch.setattr(bundle, "CPUINFO", tmp_path / "cpuinfo")
-    with pytest.raises(UnsupportedError, match="bundles are for x86-64 CPUs with AVX2"):
+    monkeypatch.setattr(targets, "CPUINFO", tmp_path / "cpuinfo")
+    with pytest.raises(UnsupportedError, match="is for x86-64 CPUs with AVX2"):
         bundle.write(open_artifact(int8), tmp_path / "b")
     assert not (tmp_path / "b").exists()

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.runtime import library
+from vitquant.runtime import library, targets
 from vitquant.runtime.library import Library
 
 
@@ -167,12 +168,32 @@ def test_a_whole_library_that_does_not_load(cold: Path) -> None:
         Library()
 
 
+@pytest.mark.parametrize(("lacking", "name"), [("", "x86-64-v4.so"), ("avx512_vnni", "x86-64-v3.so")])
+def test_what_was_compiled_beforehand_needs_no_compiler(
+    cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, name: str
+) -> None:
+    """Nor a cache; and the CPU's flags choose."""
+    if platform.machine() != "x86_64":
+        pytest.skip("this CPU is of another architecture")
+    monkeypatch.setattr(library, "PREBUILT", tmp_path / "prebuilt")
+    library.prebuild()
+    monkeypatch.setenv("CXX", "gone")
+    monkeypatch.setenv("VITQUANT_CACHE", "/dev/null")
+    flags = [flag for flag in targets.TARGETS[0][1] if flag != lacking]
+    (tmp_path / "cpuinfo").write_text(f"flags : {' '.join(flags)}\n")
+    monkeypatch.setattr(targets, "CPUINFO", tmp_path / "cpuinfo")
+    assert Library().path == tmp_path / "prebuilt" / name
+    (tmp_path / "cpuinfo").write_text("flags : fpu\n")
+    with pytest.raises(UnsupportedError, match="is for x86-64 CPUs with AVX2"):
+        Library()
+
+
 def test_several_at_once_compile_once(cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, compiler = tmp_path / "calls", tmp_path / "compiler"
     compiler.write_text(f'#!/bin/sh\necho >> {calls}\nexec g++ "$@"\n')
     compiler.chmod(0o755)
     script = """
-from vitquant.runtime import library
+from vitquant.runtime import library, targets
 library.FLAGS += ("-O0", "-DOTHERS")
 assert library.Library()._library.multiply_in_registers(0, 1, 1) > 0
 """

@@ -74,7 +74,9 @@ class Running:
 
 
 @contextmanager
-def serve(folder: Path, *artifacts: Path, **options: object) -> Iterator[Running]:
+def serve(
+    folder: Path, *artifacts: Path, command: tuple[str, ...] = (VITQUANT,), **options: object
+) -> Iterator[Running]:
     """Serve artifacts, the others as fallback."""
     arguments = ["--artifact", artifacts[0], "--port", 0]
     for artifact in artifacts[1:]:
@@ -83,7 +85,7 @@ def serve(folder: Path, *artifacts: Path, **options: object) -> Iterator[Running
         arguments += [f"--{name.replace('_', '-')}", value]
     log = folder / "server.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([VITQUANT, "serve", *map(str, arguments)], stderr=stream, cwd=folder, env=os.environ)
+        process = subprocess.Popen([*command, "serve", *map(str, arguments)], stderr=stream, cwd=folder, env=os.environ)
     try:
         yield Running(process, log)
     finally:

@@ -23,5 +23,5 @@ def command(context: click.Context, study: Path, changes: tuple[str, ...], out: 
     if publish:
         experiment.publish(results, Path("results/studies") / study.stem)
     found = store.read(results / "findings.json").study
-    click.echo(f"{tables.summary(found, 'simple')}\\n\\n{precision.sentence(found)}")
+    click.echo(f"{tables.summary(found, 'simple')}\n\n{precision.sentence(found)}")
     click.echo(f"\nThe report: {(results / 'report.md').resolve()}\nCompare: dvc exp show, dvc exp diff")

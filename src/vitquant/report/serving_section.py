@@ -119,8 +119,8 @@ def _memory(found: Serving) -> str:
     first, settled, last = (soak.resident_bytes[look] / 1e6 for look in (0, 1, -1))
     return (
         f"Memory over {soak.requests[-1] - soak.requests[0]:,} requests in {soak.seconds:.0f} s, so many by an "
-        f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server together have "
-        f"{first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after {soak.requests[1]:,} and "
+        f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server "
+        f"together have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after {soak.requests[1]:,} and "
         f"{last:.0f} after all."
     )
 

@@ -3,24 +3,16 @@
 It holds the packed network, the library, run.py, bundle.json, which has what run.py must know, and SHA256SUMS of these.
 """
 
-import platform
 import shutil
 from pathlib import Path
 
 from vitquant import files
 from vitquant.artifact import Artifact
-from vitquant.errors import UnsupportedError, VitquantError
-from vitquant.runtime import classifier
+from vitquant.errors import VitquantError
+from vitquant.runtime import classifier, targets
 from vitquant.runtime.library import Library
 
-V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
-V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-TARGETS = (  # the compiler's arguments, and the CPU's flags, as Linux names them, that this code needs; the best first
-    (("-march=x86-64-v4", "-mavx512vnni"), (*V4, "avx512_vnni")),
-    (("-march=x86-64-v3",), V3),
-)
 RUN = Path(__file__).with_name("run.py")
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def write(artifact: Artifact, out: Path) -> None:
@@ -42,7 +34,7 @@ def write(artifact: Artifact, out: Path) -> None:
         raise VitquantError(
             f"{out} lies in the artifact {artifact.path}, which holds nothing else: name another folder"
         )
-    target, needed = _target()
+    target, needed = targets.best()
     library = Library(target)
     packed = classifier.read(artifact, library)
     whole, addresses = packed.image()
@@ -65,12 +57,3 @@ def write(artifact: Artifact, out: Path) -> None:
         files.write_json(partial / "bundle.json", content)
         sums = [f"{files.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir())]
         (partial / "SHA256SUMS").write_text("".join(sums))
-
-
-def _target() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of TARGETS, the best that this CPU can run."""
-    flags = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "").split()
-    for target, needed in TARGETS:
-        if set(needed) <= set(flags):
-            return target, needed
-    raise UnsupportedError(f"bundles are for x86-64 CPUs with AVX2: this one, {platform.machine()}, lacks it")

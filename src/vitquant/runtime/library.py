@@ -17,8 +17,10 @@ from typing import Literal, get_args
 
 from vitquant import cache, files
 from vitquant.errors import UnsupportedError
+from vitquant.runtime import targets
 
 SOURCES = Path(__file__).with_name("native")
+PREBUILT = Path(__file__).with_name("prebuilt")  # what `prebuild` makes, for CPUs of each kind
 INTERFACE = 2  # the version in interface.cpp, of the functions and structures that both sides have
 FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden"),
@@ -38,12 +40,13 @@ class Library:
         target: the compiler's arguments that say for which CPU.
 
     Raises:
-        UnsupportedError: the cache does not hold it, and there is no compiler; or it does not load, or is stale.
+        UnsupportedError: the cache does not hold it, and there is no compiler; or it does not load, or is stale; or
+            it was compiled beforehand, and not for such a CPU.
         VitquantError: the cache cannot be written.
     """
 
     def __init__(self, target: tuple[str, ...] = NATIVE) -> None:
-        self.path = path = _compiled(target)
+        self.path = path = _prebuilt() if target == NATIVE and PREBUILT.is_dir() else _compiled(target)
         try:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
@@ -96,6 +99,26 @@ class Library:
             else:
                 rates.append(products / seconds)
         return max(rates)
+
+
+def prebuild() -> None:
+    """Compile for all of `targets.TARGETS`: from then on this installation needs no compiler, nor a cache.
+
+    Raises:
+        UnsupportedError, VitquantError: as `Library`.
+    """
+    with files.atomic(PREBUILT) as partial:
+        partial.mkdir()
+        for target, _ in targets.TARGETS:
+            shutil.copyfile(_compiled(target), partial / _file(target))
+
+
+def _prebuilt() -> Path:
+    return PREBUILT / _file(targets.best()[0])
+
+
+def _file(target: tuple[str, ...]) -> str:
+    return f"{target[0].removeprefix('-march=')}.so"
 
 
 def _compiled(target: tuple[str, ...]) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitquant import cpu
 from vitquant.artifact import Artifact, open_artifact
-from vitquant.errors import VitquantError
+from vitquant.errors import UnsupportedError, VitquantError
 from vitquant.runtime import classifier
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -90,6 +91,8 @@ def _opened(path: Path, device: Device) -> Artifact:
     artifact = open_classifier(path)
     if device == "cuda" and "cuda" not in artifact.spec.traits.devices:
         raise VitquantError(f"{path}: its method, {artifact.spec.method}, has no kernels for CUDA: use --device auto")
+    if artifact.spec.method != classifier.METHOD and find_spec("torch") is None:
+        raise UnsupportedError(f"{path}: its method, {artifact.spec.method}, needs PyTorch, which is not installed")
     return artifact
 
 
