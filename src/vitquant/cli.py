@@ -15,6 +15,7 @@ from vitquant.commands import (
     draws,
     experiment,
     loadtest,
+    monitor,
     predict,
     recommend,
     serve,
@@ -90,6 +91,6 @@ STAGES = (
     *(machine, inputs, fetch, prepare, baseline, quantize, evaluate, benchmark, benchmark_cuda, profile, tails),
     report,
 )
-COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest)
+COMMANDS = (check, summary, recommend, diff, draws, study, experiment, bundle, predict, serve, loadtest, monitor)
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)
