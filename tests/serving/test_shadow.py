@@ -135,6 +135,17 @@ def test_on_a_full_disk_serving_goes_on_and_the_loss_is_counted(shadowed, images
     assert ", 3 lines lost" in monitor(folder / "log", "--out", folder / "page.html")
 
 
+def test_one_image_again_and_again_is_a_change_of_the_inputs(shadowed, images: Path, artifacts: Path) -> None:
+    running, folder = shadowed
+    content = (images / "disc" / "000.png").read_bytes()
+    while len(_lines(folder)) < 80:
+        assert running.post(content).status_code == 200
+    said = monitor(folder / "log", "--out", folder / "page.html")
+    assert "; the inputs changed (last " in said
+    said = monitor(folder / "log", "--fp32", artifacts / "second", "--out", folder / "page.html")
+    assert "whether the inputs changed is not known" in said and "is another artifact than the log's" in said
+
+
 def test_a_model_that_differs_alarms_and_a_new_server_remembers(artifacts: Path, images: Path, tmp_path: Path) -> None:
     """FP32's classes are turned by one, so that every image differs."""
     fp32 = tmp_path / "fp32"
@@ -162,7 +173,7 @@ def test_a_model_that_differs_alarms_and_a_new_server_remembers(artifacts: Path,
         assert monitor(tmp_path / "log", "--out", tmp_path / "page.html").startswith("ALARM at image ")
     assert "data:image/png;base64" in (tmp_path / "page.html").read_text()
     assert len(list((tmp_path / "log" / "images").glob("*.png"))) == 2
-    kept = json.loads((tmp_path / "log" / "000000000000.jsonl").read_text().splitlines()[0])
+    kept = json.loads((tmp_path / "log" / "000000000001.jsonl").read_text().splitlines()[0])
     assert kept["kind"] == "head" and kept["version"] == 1
 
 

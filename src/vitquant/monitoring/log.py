@@ -4,12 +4,12 @@ A file that has grown to MOST is followed by a new one, and the oldest of more t
 starts begins a new file, so that nothing is ever added to a line that was cut off.
 """
 
-import contextlib
 import errno
 import fcntl
 import itertools
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -59,7 +59,8 @@ class Log:
         self.last = last(folder)
         """What the newest file held before."""
         self.lost = 0
-        self._next = 1 + max([_number(file) for file in _files(folder)[-1:]] + [line.seq for line in _lines(self.last)])
+        numbers = [*map(_number, _files(folder)[-1:]), *(line.seq for line in (*self.last.heads, *self.last.images))]
+        self._next = 1 + max(numbers, default=0)
         self._file, self._size, self._failing = -1, 0, False
 
     def write(self, head: Head, image: Image) -> None:
@@ -173,14 +174,8 @@ def _add(history: History, file: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.jsonl") if file.stem.isdecimal())
+    return sorted((file for file in folder.glob("*.jsonl") if re.fullmatch("[0-9]{1,18}", file.stem)), key=_number)
 
 
 def _number(file: Path) -> int:
-    with contextlib.suppress(ValueError):
-        return int(file.stem)
-    return 0
-
-
-def _lines(history: History) -> list[Head | Image]:
-    return [*history.heads, *history.images]
+    return int(file.stem)
