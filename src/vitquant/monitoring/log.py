@@ -151,10 +151,12 @@ def read(path: Path) -> History:
 
 
 def last(folder: Path) -> History:
-    """What the newest file of a log holds; nothing where there is none."""
+    """What the newest file of a log holds that has a head; nothing where there is none."""
     history = History()
-    for file in _files(folder)[-1:]:
+    for file in reversed(_files(folder)):
         _add(history, file)
+        if history.heads:
+            break
     return history
 
 

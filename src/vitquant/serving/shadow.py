@@ -67,11 +67,14 @@ class Shadow:
         self._resume(artifacts)
 
     def _resume(self, artifacts: list[Artifact]) -> None:
-        """Go on with what the log knows of these artifacts."""
+        """Go on with what the log knows of these artifacts, and keep what it knows of others."""
         history = self._log.last
         known = {each.sha256: each for each in history.heads[0].watched} if history.heads else {}
         if history.heads and history.heads[0].classes != self._classes:
             raise VitquantError(f"{self._shadowing.log} is the log of another study: give --log another folder")
+        for image in history.images:
+            if image.sha256 in known:
+                known[image.sha256].add(image.differs)
         for number, artifact in enumerate(artifacts):
             name, bound = artifact.spec.recipe, self._shadowing.bounds.get(artifact.spec.recipe)
             if name == BASELINE:
@@ -79,18 +82,17 @@ class Shadow:
             if not number and self._shadowing.bound is not None:
                 bound = self._shadowing.bound
             new = Watched(bound=bound, recipe=name, sha256=artifact.sha256)
-            watched = self._watched[name] = known.get(new.sha256, new)
-            for image in history.images:
-                if image.sha256 == new.sha256:
-                    watched.add(image.differs)
-            if watched.bound != bound:
-                self._watched[name] = watched = new
+            watched = known.pop(new.sha256, new)
+            if watched.bound != bound:  # another test, which begins now
+                watched = new
+            self._watched[name] = watched
             self._metrics.alarm.labels(name).set(float(watched.alarm is not None))
             if bound is None:
                 log.info("%s: no agreement is known, and so nothing alarms: give --agreement", name)
             else:
                 log.info("%s: alarm if more than %.2f %% differ from fp32; seen before: %d images, %d of which differ",
                          name, 100 * bound, watched.seen, watched.differ)  # fmt: skip
+        self._others = list(known.values())
         folder = self._shadowing.log / IMAGES
         self._kept = sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
 
@@ -185,7 +187,7 @@ class Shadow:
             classes=self._classes,
             fp32=str(self._fp32.path.absolute()),
             fp32_sha256=self._fp32_sha256,
-            watched=[watched.model_copy() for watched in self._watched.values()],
+            watched=[watched.model_copy() for watched in (*self._watched.values(), *self._others)],
         )
 
 
