@@ -118,18 +118,20 @@ def test_on_a_full_disk_serving_goes_on_and_the_loss_is_counted(shadowed, images
     running, folder = shadowed
     content = (images / "disc" / "000.png").read_bytes()
     pid, lost = running.process.pid, "vitquant_shadow_lost_lines_total"
-    running.wait(lambda: running.metric(COMPARED) == len(_lines(folder)))
+    name = running.post(content).json()["id"]
+    running.wait(lambda: name in {image.id for image in _lines(folder)})
     (file,) = (folder / "log").glob("*.jsonl")
     limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (file.stat().st_size + 100, limits[1]))
     try:
         for _ in range(3):
             assert running.post(content).status_code == 200
-        running.wait(lambda: running.metric(lost) == 3)
+        running.wait(lambda: running.metric(lost) >= 3)
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
-    running.post(content)
-    running.wait(lambda: _lines(folder)[-1].lost == 3)
+    name = running.post(content).json()["id"]
+    running.wait(lambda: name in {image.id for image in _lines(folder)})
+    assert _lines(folder)[-1].lost == running.metric(lost) == 3
     assert "its lines are lost, and counted; serving goes on" in running.log
     running.wait(lambda: "is written again; 3 lines were lost" in running.log)
     assert ", 3 lines lost" in monitor(folder / "log", "--out", folder / "page.html")
