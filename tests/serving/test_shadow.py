@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import handmade
 import numpy as np
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from vitquant import artifact, files, recipes, runtime
 from vitquant.cli import main
 from vitquant.monitoring import log, records
+from vitquant.serving import choice
 from vitquant.serving.model import probabilities
 
 from .running import Running, serve
@@ -192,3 +194,14 @@ def test_wrong_use_is_said(artifacts: Path, tmp_path: Path, options: list[str], 
     result = CliRunner().invoke(main, ["serve", "--artifact", str(artifacts / NAME), "--port", "0", *options])
     assert result.exit_code
     assert said in result.output
+
+
+def test_the_studys_agreement_counts_with_its_uncertainty(tmp_path: Path) -> None:
+    findings = handmade.findings()
+    files.write_json(tmp_path / "findings.json", findings.model_dump())
+    found = choice.disagreements(tmp_path / "findings.json")
+    assert found and "fp32" not in found
+    for name, bound in found.items():
+        accuracy = findings.study.recipes[name].accuracy
+        assert accuracy and accuracy.agreement_pct is not None
+        assert 1 - accuracy.agreement_pct / 100 < bound < 1
