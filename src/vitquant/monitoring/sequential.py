@@ -78,9 +78,9 @@ def evidence(share: float, count: NDArray[np.int64] | int, total: NDArray[np.int
 
     A mixture of all shares by Jeffreys' prior against this one (Robbins 1970).
     """
-    mixed = betaln(PRIOR + count, PRIOR + np.subtract(total, count)) - betaln(PRIOR, PRIOR)
-    found: NDArray[np.float64] = mixed - xlogy(count, share) - xlog1py(np.subtract(total, count), -share)
-    return found
+    same = np.asarray(total) - np.asarray(count)
+    mixed = betaln(PRIOR + np.asarray(count), PRIOR + same) - betaln(PRIOR, PRIOR)
+    return np.asarray(mixed - xlogy(count, share) - xlog1py(same, -share), np.float64)
 
 
 def interval(count: int, total: int, alpha: float = 0.05) -> tuple[float, float]:

@@ -200,7 +200,9 @@ def _moved(one: Series) -> Figure:
     axes.scatter(seen[~differs], moved[~differs], s=4, color=BLUE, label="same class", rasterized=True)
     axes.scatter(seen[differs], moved[differs], s=16, color=ORANGE, label="another class")
     axes.set(xlabel="images compared", ylabel="total variation", yscale="log")
-    axes.legend(frameon=False)
+    axes.yaxis.set_major_formatter("{x:g}")  # not in mathematics, which the style does not parse
+    axes.yaxis.set_minor_formatter("")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 
 
