@@ -17,7 +17,7 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \\
+.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \
 	docker-build docker-test docker-bench docker-serve-build docker-serve
 
 help: ## list the targets

@@ -15,6 +15,7 @@ from vitquant.commands import (
     draws,
     experiment,
     loadtest,
+    monitor,
     outliers,
     predict,
     recommend,
@@ -94,8 +95,8 @@ STAGES = (
     report,
 )
 COMMANDS = (
-    *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle, predict, serve, loadtest),
-    serving,
+    *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle),
+    *(predict, serve, loadtest, serving, monitor),
 )
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

@@ -38,6 +38,24 @@ def _positive(most: float) -> click.FloatRange:
     show_default=True,
     help="The study's measurement.",
 )
+@click.option(
+    "--shadow", type=click.FloatRange(0, 1, min_open=True), help="The share of images that FP32 sees too; with --log."
+)
+@click.option("--log", type=click.Path(path_type=Path), metavar="DIR", help="Where `vitquant monitor` reads.")
+@click.option(
+    "--fp32",
+    type=click.Path(path_type=Path),
+    default=Path("models/baseline"),
+    show_default=True,
+    help="The artifact to compare with.",
+)
+@click.option(
+    "--agreement",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    metavar="PERCENT",
+    help="Of images with FP32's class, below which to alarm. [default: the study's, of the recommended artifact]",
+)
+@click.option("--log-images", type=_whole(0), default=0, show_default=True, help="To keep, of those that differ.")
 def command(
     artifact: Path | None,
     recommended: bool,
@@ -57,15 +75,24 @@ def command(
     max_megapixels: float,
     grace: float,
     benchmark: Path,
+    shadow: float | None,
+    log: Path | None,
+    fp32: Path,
+    agreement: float | None,
+    log_images: int,
 ) -> None:
     """Serve an artifact by the Open Inference Protocol, version 2, with others to fall back on.
 
     There is no authentication: it belongs behind a gateway. docs/serving.md says more.
     """
     from vitquant import cpu
+    from vitquant.errors import VitquantError
+    from vitquant.serving import choice
     from vitquant.serving.server import serve
-    from vitquant.serving.settings import Settings
+    from vitquant.serving.settings import Settings, Shadowing
 
+    if (shadow is None) != (log is None):
+        raise VitquantError("--shadow, the share of images, and --log, a folder, go together: give both, or neither")
     cores = cpu.cores()
     settings = Settings(
         queue=queue,
@@ -80,4 +107,8 @@ def command(
         decoders=max(2, cores // 2),
     )
     paths = [chosen(artifact, recommended, findings), *fallback]
-    serve(paths, settings, max_batch, benchmark, device, host, port)
+    shadowing = None
+    if shadow is not None and log is not None:
+        bounds = {} if artifact else choice.disagreements(findings)
+        shadowing = Shadowing(shadow, log, fp32, None if agreement is None else 1 - agreement / 100, bounds, log_images)
+    serve(paths, settings, max_batch, benchmark, device, host, port, shadowing)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitquant import artifact
+from vitquant import artifact, reference
 from vitquant.artifact import Spec
 from vitquant.data.prepared import Prepared
 from vitquant.images import Preprocessing
@@ -18,6 +18,7 @@ from vitquant.models.vit import ViTClassifier
 from vitquant.parallel import choose_device, map_batches
 from vitquant.params import BASELINE, Dinov2Model, Evaluate, FileModel, Params
 from vitquant.predictor import write_weights
+from vitquant.reference import Reference
 from vitquant.traits import FP32
 
 UNTRAINED = "head: none: the head was never trained, so that its predictions mean nothing"
@@ -51,6 +52,8 @@ def build(params: Params, raw: Path, prepared: Prepared, destination: Path, thre
             details["probe"] = _fit_probe(model, preprocessing, prepared, params, threads)
         elif isinstance(params.model, Dinov2Model) and params.head == "imagenet1k":
             imagenet_head.load(raw / download.HEAD_FILE, prepared.classes, model.head, params.model.head_url)
+        if prepared.classes and params.head != "features":
+            reference.write(directory, _reference(model, preprocessing, prepared, params, threads))
         write_weights(directory, model.cpu().state_dict())
         return details
 
@@ -94,3 +97,16 @@ def _fit_probe(
     device = choose_device(params.device)
     train = features(model.to(device), preprocessing, prepared.images("train"), params.evaluate, device, threads)
     return probe.fit(train, prepared.labels("train"), params.probe, model.cpu().head)
+
+
+def _reference(
+    model: ViTClassifier, preprocessing: Preprocessing, prepared: Prepared, params: Params, threads: int
+) -> Reference:
+    """What the model makes of some of the val split's images."""
+    images, device = prepared.images("val"), choose_device(params.device)
+    chosen = images[reference.rows(len(images))]
+    found = features(model.to(device), preprocessing, chosen, params.evaluate, device, threads)
+    with torch.inference_mode():
+        outputs = model.cpu().outputs(torch.from_numpy(found)).numpy()
+    classes = len(prepared.classes)
+    return Reference(np.ascontiguousarray(outputs[:, classes:]), np.ascontiguousarray(outputs[:, :classes]))

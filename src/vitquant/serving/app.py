@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import re
+import uuid
 from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,8 @@ from vitquant.serving.dispatch import Dispatcher
 from vitquant.serving.http import Bodies, ClientGoneError, unless_gone
 from vitquant.serving.metrics import Metrics
 from vitquant.serving.refused import RefusedError
-from vitquant.serving.settings import Settings
+from vitquant.serving.settings import Settings, Shadowing
+from vitquant.serving.shadow import Shadow
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_HEADER = 1024  # bytes of a content type
@@ -44,10 +46,12 @@ class Server:
 
     Args:
         artifacts: the chain, opened, the best first.
+        shadowing: how a sample of the images is compared with FP32, if it is.
     """
 
-    def __init__(self, artifacts: list[Artifact], settings: Settings, device: str) -> None:
+    def __init__(self, artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None) -> None:
         self.settings, self.metrics = settings, Metrics()
+        self.shadow = Shadow(artifacts, shadowing, self.metrics) if shadowing else None
         self.dispatcher = Dispatcher(settings, self.metrics)
         self.dispatcher.recipes = [
             Recipe(artifact, number, settings, device, self.metrics, self.dispatcher.pump)
@@ -62,7 +66,8 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:
         """Keep all processes, until left."""
-        async with self.decoders.running(), chain.kept(self.dispatcher.recipes):
+        shadow = self.shadow.running() if self.shadow else contextlib.nullcontext()
+        async with self.decoders.running(), chain.kept(self.dispatcher.recipes), shadow:
             yield
 
     def admit(self, images: int = 1) -> None:
@@ -100,10 +105,12 @@ class Server:
             self.bodies.release(len(body))
         self.admit(len(decoded.pixels))
         recipe, logits = await self.dispatcher.predict(decoded.pixels, start + self.settings.deadline)
-        classes = self.spec.classes
+        classes, given = self.spec.classes, uuid.uuid4().hex
+        if self.shadow:
+            self.shadow.offer(given, recipe.name, decoded.pixels, logits)
         if endpoint == decoder.PREDICT:
-            return replies.prediction(recipe.name, classes, logits, asyncio.get_running_loop().time() - start)
-        return replies.inference(self.spec.recipe, decoded.id, recipe.name, classes, logits, decoded.outputs)
+            return replies.prediction(given, recipe.name, classes, logits, asyncio.get_running_loop().time() - start)
+        return replies.inference(self.spec.recipe, decoded.id, given, recipe.name, classes, logits, decoded.outputs)
 
     async def _decode(self, request: Request, endpoint: int, body: bytes) -> Decoded:
         self.admit()
@@ -151,14 +158,14 @@ class Observed:
             self._metrics.seconds.labels(endpoint).observe(loop.time() - start)
 
 
-def create(artifacts: list[Artifact], settings: Settings, device: str) -> Any:
+def create(artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None = None) -> Any:
     """The ASGI application.
 
     Raises:
-        VitquantError: the artifacts cannot stand in for each other.
+        VitquantError: the artifacts cannot stand in for each other, or the log is another's.
     """
     chain.check_alike(artifacts)
-    server = Server(artifacts, settings, device)
+    server = Server(artifacts, settings, device, shadowing)
     version, spec = metadata.version("vitquant"), server.spec
     app = FastAPI(title="vitquant", version=version, lifespan=server.running, redoc_url=None)
     page = PAGE.read_text("utf-8")

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from vitquant.analysis import store
+import numpy as np
+
+from vitquant.analysis import statistics, store
 from vitquant.analysis.recommend import recommended
 from vitquant.errors import VitquantError
+from vitquant.params import BASELINE
 
 ARTIFACTS = Path("models/recipes")
 
@@ -19,3 +22,21 @@ def of_study(findings: Path, artifacts: Path = ARTIFACTS) -> Path:
     if name is None:
         raise VitquantError(f"{findings} recommends no recipe, since accuracy was not measured: give --artifact")
     return artifacts / name
+
+
+def disagreements(findings: Path) -> dict[str, float]:
+    """The share of images that each recipe may give another class than FP32, by the study in `findings`.
+
+    The study's agreement is an estimate: the upper end of its interval counts (Wilson's, 95 %).
+
+    Raises:
+        VitquantError: there are no findings.
+    """
+    study = store.read(findings).study
+    total, found = study.facts.eval_images, {}
+    for name, recipe in study.recipes.items():
+        agreement = recipe.accuracy.agreement_pct if recipe.accuracy else None
+        if agreement is not None and name != BASELINE:
+            same = np.arange(total) < round(agreement / 100 * total)
+            found[name] = 1 - statistics.proportion(same).low / 100
+    return found

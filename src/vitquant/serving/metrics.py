@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vitquant.serving.chain import Recipe
 
 SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
+VARIATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -39,6 +40,17 @@ class Metrics:
         self.restarts = Counter("vitquant_worker_restarts", "Workers that ended.", ["recipe"], registry=registry)
         self.serves = Gauge("vitquant_recipe_serves", "Whether a recipe may be used.", ["recipe"], registry=registry)
         self.waiting = Gauge("vitquant_waiting_images", "Images that wait for a worker.", registry=registry)
+        self.compared = Counter("vitquant_shadow_images", "Images that FP32 saw too.", ["recipe"], registry=registry)
+        self.differ = Counter("vitquant_shadow_differ", "Of another class by FP32.", ["recipe"], registry=registry)
+        self.differ_high = Gauge(
+            "vitquant_shadow_differ_high", "The most that their share may be.", ["recipe"], registry=registry
+        )
+        self.moved = Histogram(
+            "vitquant_shadow_total_variation", "To FP32's.", ["recipe"], registry=registry, buckets=VARIATIONS
+        )
+        self.alarm = Gauge("vitquant_shadow_alarm", "Whether too many differ.", ["recipe"], registry=registry)
+        self.skipped = Counter("vitquant_shadow_skipped", "Images not compared.", registry=registry)
+        self.lost = Counter("vitquant_shadow_lost_lines", "Of the log.", registry=registry)
         self.held = Gauge("vitquant_held_bytes", "Of bodies received and not yet decoded.", registry=registry)
 
     def watch(self, name: str, recipe: "Recipe") -> None:

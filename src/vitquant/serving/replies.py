@@ -15,6 +15,7 @@ from vitquant.serving.refused import RefusedError
 VERSION = "1"  # of the model: there is one
 SERVER = "vitquant"
 RECIPE_HEADER = "X-Vitquant-Recipe"
+ID_HEADER = "X-Vitquant-Id"
 LENGTH_HEADER = "Inference-Header-Content-Length"
 DATATYPES = {"logits": "FP32", "probabilities": "FP32", "class_names": "BYTES"}
 TOP = 5  # classes that /predict gives
@@ -53,11 +54,13 @@ def model(name: str, spec: Spec) -> dict[str, Any]:
 
 
 def inference(
-    name: str, id_: str, recipe: str, classes: list[str], logits: NDArray[np.float32], outputs: Any
+    name: str, id_: str, given: str, recipe: str, classes: list[str], logits: NDArray[np.float32], outputs: Any
 ) -> Response:
     """The tensors that were asked for, in JSON, or binary after it.
 
     Args:
+        id_: the client's.
+        given: the server's own.
         logits: float32 (N, C).
         outputs: their names, and whether each is binary.
     """
@@ -74,7 +77,8 @@ def inference(
         described.append(entry)
     parameters = {"recipe": recipe}
     content = {"model_name": name, "model_version": VERSION, "parameters": parameters, "outputs": described}
-    response = line(content | ({"id": id_} if id_ else {}), headers={RECIPE_HEADER: _header(recipe)})
+    headers = {RECIPE_HEADER: _header(recipe), ID_HEADER: given}
+    response = line(content | ({"id": id_} if id_ else {}), headers=headers)
     if any(is_binary for _, is_binary in outputs):
         header = bytes(response.body)
         response.headers[LENGTH_HEADER] = str(len(header))
@@ -84,13 +88,13 @@ def inference(
     return response
 
 
-def prediction(recipe: str, classes: list[str], logits: NDArray[np.float32], seconds: float) -> Response:
+def prediction(given: str, recipe: str, classes: list[str], logits: NDArray[np.float32], seconds: float) -> Response:
     """Of one image: the most probable classes, and how long it took."""
     shares = probabilities(logits)[0]
     best = np.argsort(-shares, kind="stable")[:TOP]
     found = [{"class": classes[index], "probability": round(float(shares[index]), 6)} for index in best]
-    content = {"classes": found, "recipe": recipe, "milliseconds": round(1000 * seconds, 1)}
-    return line(content, headers={RECIPE_HEADER: _header(recipe)})
+    content = {"id": given, "classes": found, "recipe": recipe, "milliseconds": round(1000 * seconds, 1)}
+    return line(content, headers={RECIPE_HEADER: _header(recipe), ID_HEADER: given})
 
 
 def _tensor(output: str, classes: list[str], logits: NDArray[np.float32]) -> NDArray[np.float32] | list[str]:

@@ -1,6 +1,7 @@
 """What the server is told: its limits, and how it batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,21 @@ class Settings:
     def held_bytes(self) -> int:
         """Of bodies that are being received or decoded, altogether."""
         return 4 * self.body_bytes
+
+
+@dataclass(frozen=True)
+class Shadowing:
+    """How a sample of the served images is compared with FP32."""
+
+    share: float
+    """Of the images."""
+    log: Path
+    fp32: Path
+    bound: float | None = None
+    """The share of images that the first artifact may give another class; None for that in `bounds`."""
+    bounds: dict[str, float] = field(default_factory=dict)
+    """Likewise, by recipe, for those that the study has."""
+    images: int = 0
+    """That are kept at most, of those that differ."""
+    waiting: int = 32
+    """Images that may wait to be compared; what comes then is skipped."""

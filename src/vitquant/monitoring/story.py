@@ -1,0 +1,77 @@
+"""A log's lines as what happened: of each artifact a series, and of all of them whether the inputs changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from vitquant import reference
+from vitquant.artifact import open_artifact
+from vitquant.errors import VitquantError
+from vitquant.monitoring import drift, records
+from vitquant.monitoring.drift import Drift
+from vitquant.monitoring.log import History
+from vitquant.monitoring.records import Head, Image, Watched
+
+
+@dataclass
+class Series:
+    """Of one artifact, in the order of the log."""
+
+    watched: Watched
+    """At the end."""
+    images: list[Image] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
+    """How many images had been compared with each of `images`: more than are here, where lines were lost or deleted."""
+    differ: list[int] = field(default_factory=list)
+
+
+def series(history: History) -> list[Series]:
+    """Of every artifact that answered; a file's head knows of lines before it that are lost."""
+    found: dict[str, Series] = {}
+    lines: list[Head | Image] = sorted([*history.heads, *history.images], key=lambda line: line.seq)
+    for line in lines:
+        if isinstance(line, Head):
+            for watched in line.watched:
+                found.setdefault(watched.sha256, Series(watched)).watched = watched.model_copy()
+        elif one := found.get(line.sha256):
+            one.watched.add(line.differs)
+            one.images.append(line)
+            one.seen.append(one.watched.seen)
+            one.differ.append(one.watched.differ)
+    return [one for one in found.values() if one.images]
+
+
+def counted(numbers: Sequence[int]) -> int:
+    """What a counter that begins again with every start of the server has counted in all."""
+    steps = zip([0, *numbers], numbers, strict=False)
+    return sum(after if after < before else after - before for before, after in steps)
+
+
+def inputs(history: History, fp32: Path | None) -> Drift | str:
+    """Whether the last images are like those of the reference; or why nobody knows.
+
+    Args:
+        fp32: the artifact that has the reference; None for the one that the log names.
+    """
+    head, images = history.heads[-1], history.images[-drift.MOST :]
+    path = fp32 or Path(head.fp32)
+    try:
+        artifact = open_artifact(path)
+        if artifact.sha256 != head.fp32_sha256:
+            return f"{path} is another artifact than the log's"
+        kept = reference.read(artifact)
+    except (VitquantError, SafetensorError, OSError) as error:
+        return str(error)
+    if kept is None:
+        return f"{path} keeps no reference of what it was made of: make it again with `dvc repro`"
+    if len(images) < drift.FEWEST:
+        return f"{len(images)} images are too few: {drift.FEWEST} are needed"
+    odds = np.exp(kept.logits - kept.logits.max(axis=1, keepdims=True))
+    confidence = np.array([image.fp32_confidence for image in images], np.float32)
+    embedding = np.stack([records.unpacked(image.embedding) for image in images])
+    if embedding.shape[1] != kept.embedding.shape[1]:
+        return f"{path} keeps embeddings of another width than the log's"
+    return drift.compare(embedding, confidence, kept.embedding, (odds / odds.sum(axis=1, keepdims=True)).max(axis=1))
