@@ -120,8 +120,8 @@ def _memory(found: Serving) -> str:
     return (
         f"Memory over {soak.requests[-1] - soak.requests[0]:,} requests in {soak.seconds:.0f} s, so many by an "
         f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server "
-        f"together have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after {soak.requests[1]:,}"
-        f" and {last:.0f} after all."
+        f"together have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after "
+        f"{soak.requests[1]:,} and {last:.0f} after all."
     )
 
 
