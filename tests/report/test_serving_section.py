@@ -112,7 +112,7 @@ def test_goals() -> None:
     goals = {goal.what: goal for goal in analysis.goals(serving())}
     verdicts = [goal.verdict for goal in goals.values()]
     assert verdicts == ["reached", "missed", "reached", "missed", "reached", "reached", "reached", "reached", "reached"]
-    p99 = goals["p99 at 60% of capacity, against the bare median"].measured
+    p99 = goals["p99 at 60 % of capacity, against the bare median"].measured
     assert isinstance(p99, Estimate)
     assert p99.value == pytest.approx(2.1, abs=0.1)
     wide = serving(batch8=1.0).model_copy(deep=True)

@@ -134,13 +134,24 @@ def _latency_goals(found: Serving) -> list[Goal]:
     if MODERATE in rates:
         bare = [np.array(times_ms) for times_ms in found.paths.bare_ms]
         ratio = _percentile_ratio(rates[MODERATE], P99, bare, P50)
-        made.append(Goal(f"p99 at {MODERATE:.0%} of capacity, against the bare median", 3, False, ratio, times, ".2f"))
+        made.append(
+            Goal(f"p99 at {100 * MODERATE:.0f} % of capacity, against the bare median", 3, False, ratio, times, ".2f")
+        )
     if FULL in rates and OVER in rates:
         ratio = _percentile_ratio(rates[OVER], P99, rates[FULL], P99)
-        made.append(Goal(f"p99 of what is answered at {OVER:.0%}, against {FULL:.0%}", 2, False, ratio, times, ".2f"))
+        made.append(
+            Goal(
+                f"p99 of what is answered at {100 * OVER:.0f} %, against {100 * FULL:.0f} %",
+                2,
+                False,
+                ratio,
+                times,
+                ".2f",
+            )
+        )
         over = outcomes(next(each for each in found.rates if (each.recipe, each.share) == (found.subject, OVER)))
         hanging = float(sum(count for outcome, count in over.items() if outcome not in (OK, REFUSED)))
-        what = f"neither answered nor refused with 503 at {OVER:.0%}"
+        what = f"neither answered nor refused with 503 at {100 * OVER:.0f} %"
         made.append(Goal(what, 0, False, hanging, "requests", ".0f"))
     return made
 

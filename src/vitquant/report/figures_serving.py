@@ -4,6 +4,7 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from vitquant.analysis import serving as analysis
 from vitquant.report.style import BLUE, GREEN, GREY, ORANGE, WIDTH, note
@@ -31,6 +32,9 @@ def serving(found: Serving | None) -> Figure:
         right.plot(list(speeds), medians, "-", color=color, label=name)
     sizes = sorted({each.server.max_batch for each in found.throughput})
     left.set_yscale("log")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_locator(NullLocator())
     left.set_xlim(left=0)
     left.set_xlabel("requests a second")
     left.set_title("Latency, ms: p99 (solid), p50 (dashed)", loc="left")
@@ -39,7 +43,7 @@ def serving(found: Serving | None) -> Figure:
     right.minorticks_off()
     right.set_ylim(bottom=0)
     right.set_xlabel("batch limit")
-    right.set_title("Images a second, saturated", loc="left")
+    right.set_title("Images/s, saturated", loc="left")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(found.artifacts))
     return figure
 

@@ -76,7 +76,8 @@ def _throughput(found: Serving) -> str:
 
 def _rates(found: Serving) -> str:
     rows = []
-    for rate in found.rates:
+    order = list(found.artifacts)
+    for rate in sorted(found.rates, key=lambda rate: (order.index(rate.recipe), rate.share)):
         outcomes, times = analysis.outcomes(rate), analysis.latencies(rate)
         others = {name: count for name, count in outcomes.items() if name not in (OK, REFUSED)}
         rows.append(
@@ -119,8 +120,8 @@ def _memory(found: Serving) -> str:
     first, settled, last = (soak.resident_bytes[look] / 1e6 for look in (0, 1, -1))
     return (
         f"Memory over {soak.requests[-1] - soak.requests[0]:,} requests in {soak.seconds:.0f} s, so many by an "
-        f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server "
-        f"together have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after "
+        f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server together "
+        f"have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after "
         f"{soak.requests[1]:,} and {last:.0f} after all."
     )
 

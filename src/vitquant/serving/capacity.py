@@ -106,7 +106,7 @@ def paths(artifact: Path, split: Spawned, whole: Spawned, images: Sequence[Path]
     def predict(seconds: float) -> float:
         start, number = time.perf_counter(), 0
         while (taken := time.perf_counter() - start) < seconds:
-            number += len(list(many.predict(one_core_each, threads, images * repeats)))
+            number += len(list(many.predict(one_core_each, threads, list(images) * repeats)))
         return number / taken
 
     def bare(seconds: float) -> float:

@@ -83,10 +83,12 @@ def soak(fp32: Path, images: Sequence[Path], folder: Path, plan: Plan) -> Soak:
     with spawned(folder, path, max_batch=1) as server:
         counts.update(outcomes(closed(server.url, images, "files", plan.clients, min(SETTLED, plan.soak_seconds))))
         looks, start = [(counts[OK], server.resident_bytes())], time.perf_counter()
-        while len(looks) <= plan.looks and counts.total() < plan.soak_requests:
+        for _ in range(plan.looks):
             sent = closed(server.url, images, "files", plan.clients, plan.soak_seconds / plan.looks)
             counts.update(outcomes(sent))
             looks.append((counts[OK], server.resident_bytes()))
+            if counts.total() >= plan.soak_requests:
+                break
         seconds = time.perf_counter() - start
     return Soak(
         architecture=TINY,

@@ -42,7 +42,7 @@ class Spawned:
         self.start_s = time.perf_counter() - started
         """Seconds from its start until it was ready."""
 
-    def _wait(self, look: Callable[[], Found], started: float) -> Found:
+    def _wait(self, look: Callable[[], Found | None], started: float) -> Found:
         while not (found := look()):
             if self._process.poll() is not None or time.perf_counter() - started > PATIENCE:
                 said = self._log.read_text("utf-8", "replace").splitlines() or ["nothing was said"]
@@ -56,6 +56,14 @@ class Spawned:
 
     def _get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=PATIENCE)
+
+    def await_recipe(self, name: str) -> None:
+        """Wait until a recipe of it, a fallback, has been loaded.
+
+        Raises:
+            VitquantError: it is not, in PATIENCE seconds.
+        """
+        self._wait(lambda: f"{name} is warm" in self._log.read_text("utf-8", "replace"), time.perf_counter())
 
     def ask(self, image: bytes) -> tuple[str, str | None]:
         """Send an image file: the answer's status, and the recipe that answered."""
@@ -86,7 +94,7 @@ class Spawned:
 
 
 @contextmanager
-def spawned(folder: Path, artifact: Path, *fallback: Path, device: str = "cpu", **options: object) -> Iterator[Spawned]:
+def spawned(folder: Path, artifact: Path, *fallback: Path, **options: object) -> Iterator[Spawned]:
     """Serve an artifact until left.
 
     Args:
@@ -97,7 +105,7 @@ def spawned(folder: Path, artifact: Path, *fallback: Path, device: str = "cpu", 
     Raises:
         VitquantError: as Spawned.
     """
-    arguments = ["--artifact", artifact, "--port", 0, "--device", device]
+    arguments = ["--artifact", artifact, "--port", 0, "--device", "cpu"]
     for other in fallback:
         arguments += ["--fallback", other]
     for name, value in options.items():

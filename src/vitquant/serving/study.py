@@ -1,7 +1,6 @@
 """The study of serving: the real server, on this machine, with the study's artifacts and images."""
 
 import io
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -70,7 +69,7 @@ def measure(
             with spawned(folder, path, artifacts / fallback, max_batch=1) as server:
                 starts.append(round(server.start_s, 3))
                 if number == plan.starts - 1:
-                    time.sleep(min(plan.kill_every, 5.0))  # the fallback loads, too
+                    server.await_recipe(fallback)
                     kills = harm.kill(server, path, fallback, images, plan)
         say("memory over many requests to a tiny artifact")
         soak = harm.soak(path, images, folder, plan)
