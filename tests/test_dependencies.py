@@ -87,6 +87,8 @@ LAYERS = (  # none imports one of an earlier row
     ("cli",),
     ("stages", "commands"),
     ("experiment", "quantized", "new_study"),
+    ("progress",),
+    ("stage_times",),
     ("report", "serving"),
     ("analysis", "monitoring"),
     ("measure",),

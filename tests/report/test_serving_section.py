@@ -80,7 +80,7 @@ def serving(batch8: float = 0.8, kills: dict[str, object] | None = None, **chang
 
 
 def verdict(found: Serving | None, what: str) -> tuple[str, str]:
-    audited = {each.claim.what: each for each in claims.audit(handmade.findings(), found)}[what]
+    audited = {each.claim.what: each for each in claims.audit(handmade.findings(), serving=found)}[what]
     return audited.verdict, audited.reason
 
 
@@ -89,7 +89,7 @@ def verdict(found: Serving | None, what: str) -> tuple[str, str]:
 )
 def test_batches_are_judged_by_the_limit_that_was_chosen_before(batch8: float, expected: str) -> None:
     assert verdict(serving(batch8), "batching for throughput")[0] == expected
-    measured = claims.audit(handmade.findings(), serving(batch8))[-2].measured
+    measured = claims.audit(handmade.findings(), serving=serving(batch8))[-2].measured
     assert measured
     assert isinstance(measured.value, Estimate)
     assert measured.value.value == pytest.approx(batch8, rel=0.01)
@@ -149,12 +149,12 @@ def test_only_what_is_of_these_artifacts_and_this_machine_is_shown(
     params: Params, prepared: Prepared, tmp_path: Path
 ) -> None:
     inputs, folder = handmade.stages(prepared, tmp_path), tmp_path / "serving"
-    assert NONE in build.markdown(params, build.read(params, inputs, folder), [])
+    assert NONE in build.markdown(params, build.read(params, inputs, build.Beside(serving=folder)), [])
     form.write(folder / "serving.json", serving())
     results = load.load(params, inputs)
     found = analysis.read(folder, results)
     assert found == serving()
-    shown = build.markdown(params, build.read(params, inputs, folder), [])
+    shown = build.markdown(params, build.read(params, inputs, build.Beside(serving=folder)), [])
     assert section(found) in shown
     assert "batching for throughput" in shown
     for changed in (
