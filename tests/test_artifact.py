@@ -63,7 +63,7 @@ def test_images_of_another_shape_are_refused(fp32: Path) -> None:
 
 def test_the_size_is_that_of_all_files(fp32: Path) -> None:
     files = list(fp32.iterdir())
-    assert {file.name for file in files} == {"recipe.json", "model.safetensors"}
+    assert {file.name for file in files} == {"recipe.json", "model.safetensors", "reference.safetensors"}
     assert artifact.open_artifact(fp32).size_bytes == sum(file.stat().st_size for file in files)
 
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -27,7 +27,9 @@ from vitquant.serving.http import Bodies, ClientGoneError, unless_gone
 from vitquant.serving.metrics import Metrics
 from vitquant.serving.refused import RefusedError
 from vitquant.serving.settings import Settings, Shadowing
-from vitquant.serving.shadow import Shadow
+
+if TYPE_CHECKING:
+    from vitquant.serving.shadow import Shadow
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_HEADER = 1024  # bytes of a content type
@@ -51,7 +53,7 @@ class Server:
 
     def __init__(self, artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.shadow = Shadow(artifacts, shadowing, self.metrics) if shadowing else None
+        self.shadow = _shadow(artifacts, shadowing, self.metrics) if shadowing else None
         self.dispatcher = Dispatcher(settings, self.metrics)
         self.dispatcher.recipes = [
             Recipe(artifact, number, settings, device, self.metrics, self.dispatcher.pump)
@@ -156,6 +158,12 @@ class Observed:
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")
             self._metrics.requests.labels(endpoint, str(status)).inc()
             self._metrics.seconds.labels(endpoint).observe(loop.time() - start)
+
+
+def _shadow(artifacts: list[Artifact], shadowing: Shadowing, metrics: Metrics) -> "Shadow":
+    from vitquant.serving.shadow import Shadow  # and SciPy, which a server that watches nothing does without
+
+    return Shadow(artifacts, shadowing, metrics)
 
 
 def create(artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None = None) -> Any:

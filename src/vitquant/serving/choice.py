@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitquant.analysis import statistics, store
+from vitquant.analysis import store
 from vitquant.analysis.recommend import recommended
 from vitquant.errors import VitquantError
 from vitquant.params import BASELINE
@@ -32,6 +32,8 @@ def disagreements(findings: Path) -> dict[str, float]:
     Raises:
         VitquantError: there are no findings.
     """
+    from vitquant.analysis import statistics  # SciPy, which a server that watches nothing does without
+
     study = store.read(findings).study
     total, found = study.facts.eval_images, {}
     for name, recipe in study.recipes.items():
