@@ -137,6 +137,40 @@ def test_the_section_shows_every_server_and_rate() -> None:
     )
 
 
+def gpu() -> Serving:
+    """Of a GPU that takes 100 times as many images, by pixels alone."""
+    made = serving(device="cuda", architecture="tiny_vit", soak=None, artifacts={NAMES[0]: handmade.DIGEST})
+    speeds = [throughput(NAMES[0], 1, batch, times) for batch, times in ((1, 100.0), (8, 150.0))]
+    return made.model_copy(
+        update={
+            "environment": handmade.ENVIRONMENT.model_copy(update={"gpu": "Loom", "cores": 16}),
+            "throughput": [each.model_copy(update={"sent": "pixels"}) for each in speeds],
+            "rates": [rate(NAMES[0], 0.6, 2.0, 25).model_copy(update={"sent": "pixels"})],
+        }
+    )
+
+
+def test_gpus_stand_beside_this_machine_in_the_section() -> None:
+    text = section(serving(), [gpu()])
+    assert text.startswith(section(serving()))
+    rest = text.removeprefix(section(serving()))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in rest.splitlines() if line[:2] == "| "]
+    assert rows[0] == ["machine", "recipe", "request", "limit 1", "limit 8"]
+    assert rows[1:4] == [
+        ["Abacus", "dynamic-int8", "JPEG", "40", "32"],
+        ["Abacus", "fp32", "JPEG", "40", "32"],
+        ["Loom", "dynamic-int8", "pixels", "4,000", "6,000"],
+    ]
+    assert [row[3] for row in rows[4:]] == ["100 % is, requests/s", "40", "40", "40"]
+    assert rows[-1][-1].startswith("2.0, 2.1 (20.0 % 503)")
+    assert "Loom: `tiny_vit`, with 16 cores of Abacus" in rest
+    assert "`dynamic-int8` was killed (SIGKILL) 2 times" in rest
+    alone = section(None, [gpu()])
+    assert alone.startswith(NONE)
+    assert "Loom: `tiny_vit`" in alone
+    assert "growth of its memory over the requests" not in {goal.what for goal in analysis.goals(gpu())}
+
+
 def test_the_figure_has_a_line_per_recipe_and_percentile() -> None:
     with mpl.rc_context(style.STYLE):
         left, right = figures_serving.serving(serving()).axes
@@ -149,12 +183,13 @@ def test_only_what_is_of_these_artifacts_and_this_machine_is_shown(
     params: Params, prepared: Prepared, tmp_path: Path
 ) -> None:
     inputs, folder = handmade.stages(prepared, tmp_path), tmp_path / "serving"
-    assert NONE in build.markdown(params, build.read(params, inputs, build.Beside(serving=folder)), [])
+    beside = build.Beside(serving=folder)
+    assert NONE in build.markdown(params, build.read(params, inputs, beside), [])
     form.write(folder / "serving.json", serving())
     results = load.load(params, inputs)
     found = analysis.read(folder, results)
     assert found == serving()
-    shown = build.markdown(params, build.read(params, inputs, build.Beside(serving=folder)), [])
+    shown = build.markdown(params, build.read(params, inputs, beside), [])
     assert section(found) in shown
     assert "batching for throughput" in shown
     for changed in (
@@ -166,3 +201,14 @@ def test_only_what_is_of_these_artifacts_and_this_machine_is_shown(
     (folder / "serving.json").write_text('{"version": 3}')
     with pytest.raises(VitquantError, match="serving.json: .*make loadtest"):
         analysis.read(folder, results)
+
+
+def test_a_file_of_a_gpu_is_shown_whatever_the_artifacts(params: Params, prepared: Prepared, tmp_path: Path) -> None:
+    inputs, folder = handmade.stages(prepared, tmp_path), tmp_path / "serving"
+    form.write(folder / "loom.json", gpu())
+    assert analysis.read_gpus(folder) == [gpu()]
+    shown = build.markdown(params, build.read(params, inputs, build.Beside(serving=folder)), [])
+    assert section(None, [gpu()]) in shown
+    (folder / "loom.json").write_text('{"version": 3}')
+    with pytest.raises(VitquantError, match="loom.json: .*vitquant serving --device cuda"):
+        analysis.read_gpus(folder)

@@ -50,7 +50,12 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--fallback", OWN), "name another"), (("--artifacts", "nowhere"), "nowhere"), ((), "models/recipes")],
+    [
+        (("--fallback", OWN), "name another"),
+        (("--artifacts", "nowhere"), "nowhere"),
+        ((), "models/recipes"),
+        (("--device", "cuda"), "params.yaml"),
+    ],
 )
 def test_wrong_use_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str

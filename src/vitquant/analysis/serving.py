@@ -41,10 +41,26 @@ def read(folder: Path | None, results: Results) -> Serving | None:
     return found
 
 
+def read_gpus(folder: Path | None) -> list[Serving]:
+    """What was measured on GPUs: all other files in the folder, by name.
+
+    Raises:
+        VitquantError: one cannot be read.
+    """
+    files = sorted(folder.glob("*.json")) if folder else []
+    mend = "delete it, and run `vitquant serving --device cuda` on that machine"
+    return [form.read(file, Serving, mend) for file in files if file.name != FILE]
+
+
 def ratio_to_default(found: Serving, one: Throughput) -> Estimate | None:
     """A server's throughput over that of the one with one worker and batch limit 1, in the same rounds."""
     default = next(
-        (each for each in found.throughput if each.server.recipe == one.server.recipe and _is_default(each)), None
+        (
+            each
+            for each in found.throughput
+            if (each.server.recipe, each.sent) == (one.server.recipe, one.sent) and _is_default(each)
+        ),
+        None,
     )
     return _ratio(one.images_per_s, default.images_per_s) if default and default is not one else None
 
@@ -106,8 +122,8 @@ class Goal:
 
 def goals(found: Serving) -> list[Goal]:
     """Those of the first recipe, as far as they were measured."""
-    paths, kills, memory = found.paths, found.kills, found.soak.resident_bytes
-    return [
+    paths, kills = found.paths, found.kills
+    made = [
         Goal("image files over HTTP, against `vitquant predict`", 0.9, True, _ratio(paths.files, paths.predict),
              "× its throughput", ".3f"),
         Goal("pixels over HTTP, against the bare model", 0.95, True, _ratio(paths.pixels, paths.bare),
@@ -117,8 +133,12 @@ def goals(found: Serving) -> list[Goal]:
              ".0f"),
         Goal("until it serves again after that, at most", 5, False, max(kills.again_s), "s", ".2f"),
         Goal("from its start to ready, at most", 10, False, max(found.starts_s), "s", ".1f"),
-        Goal("growth of its memory over the requests", 5, False, 100 * (memory[-1] / memory[0] - 1), "%", "+.1f"),
     ]  # fmt: skip
+    if found.soak:
+        memory = found.soak.resident_bytes
+        growth = 100 * (memory[-1] / memory[0] - 1)
+        made.append(Goal("growth of its memory over the requests", 5, False, growth, "%", "+.1f"))
+    return made
 
 
 def unaccounted(found: Serving) -> tuple[int, int]:

@@ -71,6 +71,8 @@ class Content:
     """That ship beside this one, by name."""
     serving: Serving | None
     """What the server was measured to do with these artifacts on this machine."""
+    served_gpus: list[Serving]
+    """Likewise on GPUs, with recipes of theirs."""
 
 
 def report(params: Params, inputs: Inputs, out: Path, beside: Beside = NOTHING) -> None:
@@ -125,6 +127,7 @@ def read(params: Params, inputs: Inputs, beside: Beside = NOTHING) -> Content:
         outliers.read(beside.outliers, params) if beside.outliers else None,
         studies.read(beside.studies, params.study) if beside.studies else {},
         served.read(beside.serving, results),
+        served.read_gpus(beside.serving),
     )
 
 
@@ -169,7 +172,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
         "figures": prose.figures(drawn, facts.data),
         "gpu": gpu_section.section(findings),
         "studies": studies_section.section(content.studies, study),
-        "serving": serving_section.section(content.serving),
+        "serving": serving_section.section(content.serving, content.served_gpus),
         "accuracy_table": tables.accuracy(study),
         "draws": draws_section.section(content.spreads, study),
         "outliers": outliers_section.section(content.outliers),

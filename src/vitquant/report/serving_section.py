@@ -1,12 +1,13 @@
 """What the report says of the server under load."""
 
+from collections.abc import Sequence
 from statistics import median
 
 from vitquant.analysis import serving as analysis
 from vitquant.analysis.findings import Estimate
 from vitquant.report.tables import table
-from vitquant.report.text import code, escape, inline, interval, listing, number, shown
-from vitquant.results.serving import OK, REFUSED, Serving
+from vitquant.report.text import MISSING, code, escape, inline, interval, listing, number, shown
+from vitquant.results.serving import OK, REFUSED, Rate, Serving, Soak
 
 NONE = (
     "The server under load was not measured with these artifacts on this machine: `make loadtest` does, and "
@@ -15,14 +16,17 @@ NONE = (
 BRIEF = "**This was a trial of the code, too short to say anything.** "
 
 
-def section(found: Serving | None) -> str:
-    """Goals, throughput, latency by rate of arrivals, failures and memory; or how to measure them."""
-    if not found:
-        return NONE
+def section(found: Serving | None, gpus: Sequence[Serving] = ()) -> str:
+    """Goals, throughput, latency by rate of arrivals, failures and memory, or how to measure them; and GPUs beside."""
+    parts = _own(found) if found else [NONE]
+    return "\n\n".join([*parts, *(_beside([*([found] if found else []), *gpus], gpus) if gpus else [])])
+
+
+def _own(found: Serving) -> list[str]:
     machine, conditions = found.environment, found.conditions
     missing = "".join(f" {code(name)} was not served: {escape(why)}." for name, why in found.unavailable.items())
     rounds = len(found.throughput[0].images_per_s)
-    parts = [
+    return [
         f"{BRIEF if found.brief else ''}`vitquant serve` on the loopback, asked by a client on the same "
         f"{machine.cores} cores, measured {escape(found.date)} at commit {escape(machine.git_commit[:12])} in "
         f"{conditions.seconds / 60:.0f} minutes, while other processes had {conditions.others_pct:.1f} % of the "
@@ -35,9 +39,8 @@ def section(found: Serving | None) -> str:
         "At random times (an open loop), whose rate is a share of what the server with one worker and batch limit 1 "
         f"does; latency counts from when a request was to be sent:\n\n{_rates(found)}",
         _kills(found),
-        _memory(found),
+        *([_memory(found.soak)] if found.soak else []),
     ]
-    return "\n\n".join(parts)
 
 
 def _goals(found: Serving) -> str:
@@ -115,14 +118,79 @@ def _kills(found: Serving) -> str:
     )
 
 
-def _memory(found: Serving) -> str:
-    soak = found.soak
+def _memory(soak: Soak) -> str:
     first, settled, last = (soak.resident_bytes[look] / 1e6 for look in (0, 1, -1))
     return (
         f"Memory over {soak.requests[-1] - soak.requests[0]:,} requests in {soak.seconds:.0f} s, so many by an "
         f"artifact of {code(soak.architecture)}, tiny and with random weights: all processes of the server together "
         f"have {first:.0f} MB resident after {soak.requests[0]:,} requests, {settled:.0f} after "
         f"{soak.requests[1]:,} and {last:.0f} after all."
+    )
+
+
+def _beside(machines: Sequence[Serving], gpus: Sequence[Serving]) -> list[str]:
+    """Every machine's throughput and latency, a row per recipe and kind of request, and what else there is of GPUs."""
+    return [
+        "### Machines",
+        "Saturated, in images/s by batch limit, with one worker; the median over rounds:\n\n"
+        + table([row for each in machines for row in _machine_speeds(each, gpus)], text_columns=3),
+        "At random times, p50 and p99 in milliseconds of what was answered, by share of what the server with batch "
+        "limit 1 does:\n\n"
+        + table([row for each in machines for row in _machine_latencies(each, gpus)], text_columns=3),
+        *map(_gpu, gpus),
+    ]
+
+
+def _machine_speeds(found: Serving, gpus: Sequence[Serving]) -> list[dict[str, str]]:
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for size in sorted({one.server.max_batch for each in gpus for one in each.throughput}):
+        for one in found.throughput:
+            if one.server.workers == 1:
+                row = rows.setdefault((one.server.recipe, one.sent), _row(found, one.server.recipe, one.sent))
+                row.setdefault(f"limit {size}", MISSING)
+                if one.server.max_batch == size:
+                    row[f"limit {size}"] = f"{median(one.images_per_s):,.0f}"
+    return list(rows.values())
+
+
+def _machine_latencies(found: Serving, gpus: Sequence[Serving]) -> list[dict[str, str]]:
+    shares = sorted({rate.share for each in gpus for rate in each.rates})
+    by_row: dict[tuple[str, str], dict[float, Rate]] = {}
+    for rate in found.rates:
+        by_row.setdefault((rate.recipe, rate.sent), {})[rate.share] = rate
+    rows = []
+    for (recipe, sent), rates in by_row.items():
+        some = next(iter(rates.values()))
+        cells = {f"{100 * share:.0f} %": _middle_and_tail(rates.get(share)) for share in shares}
+        rows.append(_row(found, recipe, sent) | {"100 % is, requests/s": f"{some.rate / some.share:,.0f}"} | cells)
+    return rows
+
+
+def _row(found: Serving, recipe: str, sent: str) -> dict[str, str]:
+    machine = found.environment.gpu if found.device == "cuda" else found.environment.cpu
+    return {"machine": escape(machine), "recipe": escape(recipe), "request": "JPEG" if sent == "files" else "pixels"}
+
+
+def _middle_and_tail(rate: Rate | None) -> str:
+    times = analysis.latencies(rate) if rate else {}
+    if not rate or not times:
+        return MISSING
+    outcomes = analysis.outcomes(rate)
+    refused = 100 * outcomes.get(REFUSED, 0) / sum(outcomes.values())
+    return f"{times[50].value:,.1f}, {times[99].value:,.1f}" + (f" ({refused:.1f} % 503)" if refused else "")
+
+
+def _gpu(found: Serving) -> str:
+    machine, paths, subject = found.environment, found.paths, code(found.subject)
+    predict, files, bare, pixels = (
+        f"{median(each):,.0f}" for each in (paths.predict, paths.files, paths.bare, paths.pixels)
+    )
+    return (
+        f"{BRIEF if found.brief else ''}{escape(machine.gpu)}: {code(found.architecture)}, with {machine.cores} "
+        f"cores of {escape(machine.cpu)} and PyTorch {escape(machine.torch)}, measured {escape(found.date)} at commit "
+        f"{escape(machine.git_commit[:12])} in {found.conditions.seconds / 60:.0f} minutes. Of {subject}, "
+        f"`vitquant predict` takes {predict} of the same files a second, HTTP {files}; the bare model takes {bare} "
+        f"images a second, one after the other, HTTP with pixels {pixels}. {_kills(found)}"
     )
 
 

@@ -1,9 +1,9 @@
-"""results/serving/serving.json: what the server does under load, as it was counted and timed.
+"""results/serving/serving.json, and a file beside it for each GPU: what the server does under load, counted and timed.
 
 Values of the same round in two lists are the same on the clock. All requests are of one image.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -14,6 +14,9 @@ FILE = "serving.json"
 OK = "200"
 REFUSED = "503"
 Counts = dict[str, NonNegativeInt]
+Device = Literal["cpu", "cuda"]
+Sent = Literal["files", "pixels"]
+"""What a request holds: an image file, JPEG, or decoded pixels."""
 Rounds = Annotated[list[PositiveFloat], Field(min_length=2)]
 
 
@@ -31,6 +34,7 @@ class Throughput(Form):
     """A closed loop that the server cannot keep up with, round by round."""
 
     server: Server
+    sent: Sent = "files"
     clients: PositiveInt
     images_per_s: Rounds
     """Answered in each round."""
@@ -62,8 +66,9 @@ class Rate(Form):
     """Requests at random times, a Poisson process, to the server of one worker and batch limit 1."""
 
     recipe: str
+    sent: Sent = "files"
     share: PositiveFloat
-    """Of that server's throughput."""
+    """Of that server's throughput, of the same kind of request."""
     rate: PositiveFloat
     """Requests a second."""
     rounds: Annotated[list[Arrivals], Field(min_length=1)]
@@ -73,9 +78,9 @@ class Paths(Form):
     """The same images by four ways to the same artifact, in images a second of each round."""
 
     predict: Rounds
-    """Image files, as `vitquant predict` takes them: a thread for each core."""
+    """Image files, as `vitquant predict` takes them: a thread for each core; on a GPU in batches."""
     files: Rounds
-    """Image files over HTTP, to a server of as many workers, of a thread each."""
+    """Image files over HTTP, to a server of as many workers, of a thread each; on a GPU of one worker."""
     bare: Rounds
     """Pixels, one image after the other, in the process that asks."""
     pixels: Rounds
@@ -129,6 +134,10 @@ class Serving(ResultFile):
     conditions: Conditions
     brief: bool = False
     """A trial of the code: too short to say anything."""
+    device: Device = "cpu"
+    """That all recipes run on."""
+    architecture: str = ""
+    """timm's, of the artifacts."""
     artifacts: Annotated[dict[str, Sha256], Field(min_length=1)]
     """By recipe, the first of them the one that `paths`, `kills` and `starts_s` are of."""
     unavailable: dict[str, str] = {}
@@ -139,7 +148,8 @@ class Serving(ResultFile):
     rates: Annotated[list[Rate], Field(min_length=1)]
     paths: Paths
     kills: Kills
-    soak: Soak
+    soak: Soak | None = None
+    """None where it was not measured: it has nothing to do with a GPU."""
 
     @property
     def subject(self) -> str:

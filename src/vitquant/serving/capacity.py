@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitquant.errors import VitquantError
-from vitquant.results.serving import Arrivals, Paths, Rate, Server, Throughput
+from vitquant.results.serving import Arrivals, Device, Paths, Rate, Server, Throughput
 from vitquant.serving import many
 from vitquant.serving.loadtest import OK, Kind, Sent, Target
 from vitquant.serving.model import load, load_for_many
@@ -43,7 +43,7 @@ def _images_per_s(sent: Sequence[Sent], seconds: float) -> float:
 
 
 def throughput(
-    servers: Mapping[tuple[int, int, int], Spawned], recipe: str, images: Sequence[Path], plan: Plan
+    servers: Mapping[tuple[int, int, int], Spawned], recipe: str, images: Sequence[Path], kind: Kind, plan: Plan
 ) -> list[Throughput]:
     """Of the servers of a recipe, by their workers, threads and batch limit: each in a closed loop, in every round."""
     rng, found = np.random.default_rng(0), {key: list[float]() for key in servers}
@@ -52,12 +52,13 @@ def throughput(
     for _ in range(plan.rounds):
         for index in rng.permutation(len(servers)):
             key, server = list(servers.items())[index]
-            sent = closed(server.url, images, "files", clients[key], plan.visit)
+            sent = closed(server.url, images, kind, clients[key], plan.visit)
             found[key].append(_images_per_s(sent, plan.visit))
             counts[key].update(outcomes(sent))
     return [
         Throughput(
             server=Server(recipe=recipe, workers=key[0], threads=key[1], max_batch=key[2]),
+            sent=kind,
             clients=clients[key],
             images_per_s=speeds,
             outcomes=dict(counts[key]),
@@ -67,11 +68,17 @@ def throughput(
 
 
 def rates(
-    server: Spawned, recipe: str, images: Sequence[Path], capacity: float, shares: Sequence[float], plan: Plan
+    server: Spawned,
+    recipe: str,
+    images: Sequence[Path],
+    kind: Kind,
+    capacity: float,
+    shares: Sequence[float],
+    plan: Plan,
 ) -> list[Rate]:
     """Open loops at shares of a capacity, in images a second; every round has each of them."""
     rng, rounds = np.random.default_rng(0), {share: list[Arrivals]() for share in shares}
-    target = Target(server.url, images, "files", 1, TIMEOUT)
+    target = Target(server.url, images, kind, 1, TIMEOUT)
     for number in range(plan.open_rounds):
         for share in map(float, rng.permutation(shares)):
             sent = asyncio.run(target.open(share * capacity, plan.open_seconds, number))
@@ -86,19 +93,22 @@ def rates(
                 )
             )
     return [
-        Rate(recipe=recipe, share=share, rate=round(share * capacity, 4), rounds=each) for share, each in rounds.items()
+        Rate(recipe=recipe, sent=kind, share=share, rate=round(share * capacity, 4), rounds=each)
+        for share, each in rounds.items()
     ]
 
 
-def paths(artifact: Path, split: Spawned, whole: Spawned, images: Sequence[Path], cores: int, plan: Plan) -> Paths:
+def paths(
+    artifact: Path, split: Spawned, whole: Spawned, images: Sequence[Path], cores: int, device: Device, plan: Plan
+) -> Paths:
     """The same images through `vitquant predict`'s own path, HTTP, and the bare model; every round has each of them.
 
     Args:
-        split: a server of the artifact with a worker for each core.
+        split: a server of the artifact with a worker for each core; on a GPU the same as `whole`.
         whole: one with a worker of `cores` threads.
     """
-    one_core_each, threads = load_for_many(artifact, "cpu")
-    model = load(artifact, cores, "cpu")
+    one_core_each, threads = load_for_many(artifact, device)
+    model = load(artifact, cores, device)
     pixels = [model.artifact.spec.preprocessing.pixels(image) for image in images]
     bare_ms: list[list[float]] = []
     repeats = 4  # of the images, in a call: what ends on one core alone is a small part of it
@@ -124,6 +134,8 @@ def paths(artifact: Path, split: Spawned, whole: Spawned, images: Sequence[Path]
     ways = {"predict": predict, "files": over_http(split, "files"), "bare": bare, "pixels": over_http(whole, "pixels")}
     rng, found = np.random.default_rng(0), {name: list[float]() for name in ways}
     with threads:
+        list(many.predict(one_core_each, threads, list(images) * repeats))  # a GPU compiles what is new to it
+        model.logits(pixels[0][None])
         for _ in range(plan.rounds):
             for name in map(str, rng.permutation(list(ways))):
                 found[name].append(round(ways[name](plan.visit), 3))

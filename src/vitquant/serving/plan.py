@@ -1,6 +1,8 @@
-"""How long and how often the study of serving measures what: all its settings, in two versions."""
+"""How long and how often the study of serving measures what: all settings, in full and in brief, for CPUs and GPUs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from vitquant.results.serving import Sent
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,10 @@ class Plan:
     """Seconds that one of them is asked in a round."""
     batches: tuple[int, ...] = (1, 4, 8, 32)
     """Batch limits."""
+    kinds: tuple[Sent, ...] = ("files",)
+    """What a request holds, where throughput and latency are measured."""
+    split: bool = True
+    """Whether a worker for each core is tried, too."""
     clients: int = 4
     """Of a closed loop, at least; so many that two whole batches are under way."""
     shares: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2)
@@ -27,6 +33,7 @@ class Plan:
     kill_every: float = 6.0
     """Seconds from one kill to the next."""
     soak_requests: int = 100_000
+    """To a tiny artifact on the CPU; none at 0."""
     soak_seconds: float = 90.0
     """At most, if not all of these requests have been answered then."""
     looks: int = 10
@@ -39,3 +46,11 @@ BRIEF = Plan(
     rounds=2, visit=0.2, batches=(1, 8), shares=(0.6,), more_shares=(1.0, 3.0), open_rounds=1, open_seconds=0.4,
     starts=1, kills=1, kill_every=0.5, soak_requests=100, soak_seconds=0.5, looks=1, brief=True,
 )  # fmt: skip
+
+
+def on_gpu(plan: Plan) -> Plan:
+    """The same for a GPU, where one worker has the device, many clients are needed, and workers start slowly."""
+    made = replace(plan, kinds=("pixels", "files"), split=False, clients=32, more_shares=(), soak_requests=0)
+    if plan.brief:
+        return made
+    return replace(made, rounds=4, visit=2.0, open_seconds=3.0, starts=2, kills=4, kill_every=20.0)

@@ -1,5 +1,6 @@
 """Running the web server until it is told to end; it then answers what it has."""
 
+import gc
 import logging
 import math
 import signal
@@ -85,6 +86,7 @@ def serve(
         timeout_graceful_shutdown=math.ceil(chosen.grace),
     )
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn takes it, and raises it once more when all is done
+    gc.freeze()  # collections that look through all there is stop the server for a tenth of a second
     with listening:
         log.info("http://%s:%d", host, listening.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listening])

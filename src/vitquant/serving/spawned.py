@@ -94,18 +94,19 @@ class Spawned:
 
 
 @contextmanager
-def spawned(folder: Path, artifact: Path, *fallback: Path, **options: object) -> Iterator[Spawned]:
+def spawned(folder: Path, artifact: Path, *fallback: Path, device: str = "cpu", **options: object) -> Iterator[Spawned]:
     """Serve an artifact until left.
 
     Args:
         folder: for its log.
         fallback: further artifacts.
+        device: cpu or cuda.
         options: of `vitquant serve`.
 
     Raises:
         VitquantError: as Spawned.
     """
-    arguments = ["--artifact", artifact, "--port", 0, "--device", "cpu"]
+    arguments = ["--artifact", artifact, "--port", 0, "--device", device]
     for other in fallback:
         arguments += ["--fallback", other]
     for name, value in options.items():
