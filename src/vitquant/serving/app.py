@@ -24,9 +24,10 @@ from vitquant.serving.chain import Recipe
 from vitquant.serving.decoding import Decoded, Decoders
 from vitquant.serving.dispatch import Dispatcher
 from vitquant.serving.http import Bodies, ClientGoneError, unless_gone
+from vitquant.serving.keeping import Keeper
 from vitquant.serving.metrics import Metrics
 from vitquant.serving.refused import RefusedError
-from vitquant.serving.settings import Settings, Shadowing
+from vitquant.serving.settings import Keeping, Settings, Shadowing
 
 if TYPE_CHECKING:
     from vitquant.serving.shadow import Shadow
@@ -49,9 +50,17 @@ class Server:
     Args:
         artifacts: the chain, opened, the best first.
         shadowing: how a sample of the images is compared with FP32, if it is.
+        keeping: how another is kept, if it is.
     """
 
-    def __init__(self, artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None) -> None:
+    def __init__(
+        self,
+        artifacts: list[Artifact],
+        settings: Settings,
+        device: str,
+        shadowing: Shadowing | None,
+        keeping: Keeping | None,
+    ) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.shadow = _shadow(artifacts, shadowing, self.metrics) if shadowing else None
         self.dispatcher = Dispatcher(settings, self.metrics)
@@ -62,14 +71,17 @@ class Server:
         self.spec = artifacts[0].spec
         self.decoders = Decoders(self.spec.preprocessing, settings)
         self.bodies = Bodies(settings, self.metrics)
+        self.keeper = Keeper(keeping, self.spec.preprocessing.crop, self.metrics) if keeping else None
         self.decoding = 0
         """Requests that are being decoded, or wait for it."""
 
     @contextlib.asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:
         """Keep all processes, until left."""
-        shadow = self.shadow.running() if self.shadow else contextlib.nullcontext()
-        async with self.decoders.running(), chain.kept(self.dispatcher.recipes), shadow:
+        beside = [each.running() for each in (self.shadow, self.keeper) if each]
+        async with contextlib.AsyncExitStack() as stack:
+            for each in (self.decoders.running(), chain.kept(self.dispatcher.recipes), *beside):
+                await stack.enter_async_context(each)
             yield
 
     def admit(self, images: int = 1) -> None:
@@ -110,6 +122,8 @@ class Server:
         classes, given = self.spec.classes, uuid.uuid4().hex
         if self.shadow:
             self.shadow.offer(given, recipe.name, decoded.pixels, logits)
+        if self.keeper:
+            self.keeper.offer(decoded.pixels)
         if endpoint == decoder.PREDICT:
             return replies.prediction(given, recipe.name, classes, logits, asyncio.get_running_loop().time() - start)
         return replies.inference(self.spec.recipe, decoded.id, given, recipe.name, classes, logits, decoded.outputs)
@@ -166,14 +180,20 @@ def _shadow(artifacts: list[Artifact], shadowing: Shadowing, metrics: Metrics) -
     return Shadow(artifacts, shadowing, metrics)
 
 
-def create(artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None = None) -> Any:
+def create(
+    artifacts: list[Artifact],
+    settings: Settings,
+    device: str,
+    shadowing: Shadowing | None = None,
+    keeping: Keeping | None = None,
+) -> Any:
     """The ASGI application.
 
     Raises:
-        VitquantError: the artifacts cannot stand in for each other, or the log is another's.
+        VitquantError: the artifacts cannot stand in for each other, or the log or the sample is another's.
     """
     chain.check_alike(artifacts)
-    server = Server(artifacts, settings, device, shadowing)
+    server = Server(artifacts, settings, device, shadowing, keeping)
     version, spec = metadata.version("vitquant"), server.spec
     app = FastAPI(title="vitquant", version=version, lifespan=server.running, redoc_url=None)
     page = PAGE.read_text("utf-8")

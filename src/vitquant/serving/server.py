@@ -11,7 +11,7 @@ from pathlib import Path
 from vitquant.errors import VitquantError, printable
 from vitquant.serving import batching
 from vitquant.serving.model import open_classifier
-from vitquant.serving.settings import Settings, Shadowing
+from vitquant.serving.settings import Keeping, Settings, Shadowing
 
 CONNECTIONS = 1024  # at a time, beyond which requests are refused
 KEEP_ALIVE = 30  # seconds between two requests of a connection
@@ -42,12 +42,14 @@ def serve(
     host: str,
     port: int,
     shadowing: Shadowing | None = None,
+    keeping: Keeping | None = None,
 ) -> None:
     """Serve the artifacts at `paths`, the best first, until SIGTERM or Ctrl-C.
 
     Args:
         max_batch: None for what `benchmark`, the study's file, says of the first artifact.
         shadowing: how a sample of the images is compared with FP32, if it is.
+        keeping: how another is kept, if it is.
 
     Raises:
         VitquantError: an artifact is damaged or has no classes, the address cannot be used, or the extra `serve` is
@@ -71,7 +73,7 @@ def serve(
         log.info("%s %d × %d threads", artifact.path, settings.workers, settings.threads)
         if artifact.spec.no_accuracy:
             log.warning("%s: %s", artifact.path, artifact.spec.no_accuracy)
-    application = app.create(artifacts, chosen, device, shadowing)
+    application = app.create(artifacts, chosen, device, shadowing, keeping)
     listening = _listen(host, port)
     config = uvicorn.Config(
         application,

@@ -46,6 +46,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """How a sample of the served images is kept."""
+
+    folder: Path
+    keep: int
+    """Images at most."""
+
+
+@dataclass(frozen=True)
 class Shadowing:
     """How a sample of the served images is compared with FP32."""
 
