@@ -55,6 +55,13 @@ def _positive(most: float) -> click.FloatRange:
     metavar="PERCENT",
     help="Of images with FP32's class, below which to alarm. [default: the study's, of the recommended artifact]",
 )
+@click.option(
+    "--probation",
+    type=click.FloatRange(0, 1e7),
+    default=600,
+    show_default=True,
+    help="Seconds in which an alarm undoes a SIGHUP.",
+)
 @click.option("--log-images", type=_whole(0), default=0, show_default=True, help="To keep, of those that differ.")
 @click.option(
     "--keep-images", type=click.Path(path_type=Path), metavar="DIR", help="For a sample of the images, to calibrate by."
@@ -83,6 +90,7 @@ def command(
     log: Path | None,
     fp32: Path,
     agreement: float | None,
+    probation: float,
     log_images: int,
     keep_images: Path | None,
     keep: int,
@@ -111,6 +119,7 @@ def command(
         images=max_images,
         grace=grace,
         decoders=max(2, cores // 2),
+        probation=probation,
     )
     paths = [chosen(artifact, recommended, findings), *fallback]
     shadowing = None

@@ -44,7 +44,7 @@ def serve(
     shadowing: Shadowing | None = None,
     keeping: Keeping | None = None,
 ) -> None:
-    """Serve the artifacts at `paths`, the best first, until SIGTERM or Ctrl-C.
+    """Serve the artifacts at `paths`, the best first, until SIGTERM or Ctrl-C. On SIGHUP the first is read again.
 
     Args:
         max_batch: None for what `benchmark`, the study's file, says of the first artifact.
@@ -59,10 +59,11 @@ def serve(
         import uvicorn
 
         from vitquant.serving import app, http
+        from vitquant.serving.swap import open_now
     except ImportError as error:
         raise VitquantError(f"{error.name} is not installed: pip install 'vitquant[serve]', or `make setup`") from None
     log_to_stderr()
-    artifacts = [open_classifier(path) for path in paths]
+    artifacts = [open_now(paths[0]), *(open_classifier(path) for path in paths[1:])]
     if max_batch is None:
         max_batch, why = batching.default(artifacts[0], benchmark)
         log.info("max batch %d, max delay %g ms; %s", max_batch, 1000 * settings.max_delay, why)
@@ -73,7 +74,7 @@ def serve(
         log.info("%s %d × %d threads", artifact.path, settings.workers, settings.threads)
         if artifact.spec.no_accuracy:
             log.warning("%s: %s", artifact.path, artifact.spec.no_accuracy)
-    application = app.create(artifacts, chosen, device, shadowing, keeping)
+    application = app.create(artifacts, paths[0], chosen, device, shadowing, keeping)
     listening = _listen(host, port)
     config = uvicorn.Config(
         application,
