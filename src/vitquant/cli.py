@@ -18,6 +18,7 @@ from vitquant.commands import (
     monitor,
     outliers,
     predict,
+    recalibrate,
     recommend,
     repro,
     serve,
@@ -96,7 +97,7 @@ STAGES = (
 )
 COMMANDS = (
     *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle),
-    *(predict, serve, loadtest, serving, monitor),
+    *(predict, serve, loadtest, serving, monitor, recalibrate),
 )
 for module in (*STAGES, *COMMANDS):
     main.add_command(module.command)

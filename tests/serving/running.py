@@ -51,9 +51,10 @@ class Running:
         """Its processes of that kind."""
         found = []
         for child in psutil.Process(self.process.pid).children():
-            line = child.cmdline()
-            if f"vitquant.serving.{module}" in line and any(argument in each for each in line):
-                found.append(child)
+            with suppress(psutil.Error):  # it has ended
+                line = child.cmdline()
+                if f"vitquant.serving.{module}" in line and any(argument in each for each in line):
+                    found.append(child)
         return found
 
     def kill(self, argument: str, number: int = signal.SIGKILL) -> None:

@@ -55,7 +55,18 @@ def _positive(most: float) -> click.FloatRange:
     metavar="PERCENT",
     help="Of images with FP32's class, below which to alarm. [default: the study's, of the recommended artifact]",
 )
+@click.option(
+    "--probation",
+    type=click.FloatRange(0, 1e7),
+    default=600,
+    show_default=True,
+    help="Seconds in which an alarm undoes a SIGHUP.",
+)
 @click.option("--log-images", type=_whole(0), default=0, show_default=True, help="To keep, of those that differ.")
+@click.option(
+    "--keep-images", type=click.Path(path_type=Path), metavar="DIR", help="For a sample of the images, to calibrate by."
+)
+@click.option("--keep", type=click.IntRange(1, 100_000), default=512, show_default=True, help="Images of it at most.")
 def command(
     artifact: Path | None,
     recommended: bool,
@@ -79,7 +90,10 @@ def command(
     log: Path | None,
     fp32: Path,
     agreement: float | None,
+    probation: float,
     log_images: int,
+    keep_images: Path | None,
+    keep: int,
 ) -> None:
     """Serve an artifact by the Open Inference Protocol, version 2, with others to fall back on.
 
@@ -89,7 +103,7 @@ def command(
     from vitquant.errors import VitquantError
     from vitquant.serving import choice
     from vitquant.serving.server import serve
-    from vitquant.serving.settings import Settings, Shadowing
+    from vitquant.serving.settings import Keeping, Settings, Shadowing
 
     if (shadow is None) != (log is None):
         raise VitquantError("--shadow, the share of images, and --log, a folder, go together: give both, or neither")
@@ -105,10 +119,12 @@ def command(
         images=max_images,
         grace=grace,
         decoders=max(2, cores // 2),
+        probation=probation,
     )
     paths = [chosen(artifact, recommended, findings), *fallback]
     shadowing = None
     if shadow is not None and log is not None:
         bounds = {} if artifact else choice.disagreements(findings)
         shadowing = Shadowing(shadow, log, fp32, None if agreement is None else 1 - agreement / 100, bounds, log_images)
-    serve(paths, settings, max_batch, benchmark, device, host, port, shadowing)
+    keeping = Keeping(keep_images, keep) if keep_images else None
+    serve(paths, settings, max_batch, benchmark, device, host, port, shadowing, keeping)

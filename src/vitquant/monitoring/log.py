@@ -1,7 +1,8 @@
 """The log: a folder of files that are only appended to, each named by the number of its first line.
 
 A file that has grown to MOST is followed by a new one, and the oldest of more than KEPT is deleted. A server that
-starts begins a new file, so that nothing is ever added to a line that was cut off.
+starts begins a new file, so that nothing is ever added to a line that was cut off; and so does an artifact that the
+last one does not name.
 """
 
 import errno
@@ -62,6 +63,7 @@ class Log:
         numbers = [*map(_number, _files(folder)[-1:]), *(line.seq for line in (*self.last.heads, *self.last.images))]
         self._next = 1 + max(numbers, default=0)
         self._file, self._size, self._failing = -1, 0, False
+        self._named: set[str] = set()  # the artifacts of the file's head
 
     def write(self, head: Head, image: Image) -> None:
         """Add a line, its number, time and losses filled in.
@@ -100,13 +102,15 @@ class Log:
         return (line.model_copy(update=update).model_dump_json() + "\n").encode("utf-8", "backslashreplace")
 
     def _make_room(self, head: Head, size: int) -> None:
-        if self._file >= 0 and self._size + size <= self._most:
+        named = {each.sha256 for each in head.watched}
+        if self._file >= 0 and self._size + size <= self._most and named <= self._named:
             return
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
         path = self._folder / f"{self._next:012}.jsonl"
         self._file, self._size = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600), 0
+        self._named = named
         try:
             self._append(self._numbered(head))
         except OSError:

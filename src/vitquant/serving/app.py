@@ -2,38 +2,25 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import logging
 import re
-import uuid
-from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from vitquant.artifact import Artifact
 from vitquant.serving import chain, decoder, replies
-from vitquant.serving.chain import Recipe
-from vitquant.serving.decoding import Decoded, Decoders
-from vitquant.serving.dispatch import Dispatcher
-from vitquant.serving.http import Bodies, ClientGoneError, unless_gone
-from vitquant.serving.metrics import Metrics
 from vitquant.serving.refused import RefusedError
-from vitquant.serving.settings import Settings, Shadowing
-
-if TYPE_CHECKING:
-    from vitquant.serving.shadow import Shadow
+from vitquant.serving.service import Service
+from vitquant.serving.settings import Keeping, Settings, Shadowing
 
 PAGE = Path(__file__).with_name("page.html")
-MOST_HEADER = 1024  # bytes of a content type
-CLOSED = 499  # nginx's, in the metrics: the client went away
 IMAGE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 FORM = {
     "multipart/form-data": {
@@ -43,96 +30,10 @@ FORM = {
 log = logging.getLogger(__name__)
 
 
-class Server:
-    """What the endpoints share.
-
-    Args:
-        artifacts: the chain, opened, the best first.
-        shadowing: how a sample of the images is compared with FP32, if it is.
-    """
-
-    def __init__(self, artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None) -> None:
-        self.settings, self.metrics = settings, Metrics()
-        self.shadow = _shadow(artifacts, shadowing, self.metrics) if shadowing else None
-        self.dispatcher = Dispatcher(settings, self.metrics)
-        self.dispatcher.recipes = [
-            Recipe(artifact, number, settings, device, self.metrics, self.dispatcher.pump)
-            for number, artifact in enumerate(artifacts)
-        ]
-        self.spec = artifacts[0].spec
-        self.decoders = Decoders(self.spec.preprocessing, settings)
-        self.bodies = Bodies(settings, self.metrics)
-        self.decoding = 0
-        """Requests that are being decoded, or wait for it."""
-
-    @contextlib.asynccontextmanager
-    async def running(self, _: object) -> AsyncIterator[None]:
-        """Keep all processes, until left."""
-        shadow = self.shadow.running() if self.shadow else contextlib.nullcontext()
-        async with self.decoders.running(), chain.kept(self.dispatcher.recipes), shadow:
-            yield
-
-    def admit(self, images: int = 1) -> None:
-        """See that there is room for a request.
-
-        Raises:
-            RefusedError: there is none, or the server is starting.
-        """
-        if not self.dispatcher.recipes[0].settled:
-            raise RefusedError(503, "the server is starting", 1)
-        waiting = self.dispatcher.waiting + self.decoding
-        too_many = waiting + images > max(self.settings.queue, images if not waiting else 0)
-        if too_many or self.dispatcher.seconds > self.settings.deadline / 2:
-            raise RefusedError(503, "too many images wait", self.dispatcher.retry_after())
-
-    async def answer(self, request: Request, endpoint: int) -> Response:
-        """The answer to a request with images."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        try:
-            self.admit()
-            body = await self.bodies.read(request)
-            return await unless_gone(
-                request, self._predict(request, endpoint, body, start), start + self.settings.deadline
-            )
-        except RefusedError as refused:
-            return replies.refusal(refused)
-        except (ClientGoneError, ClientDisconnect):
-            return Response(status_code=CLOSED)
-
-    async def _predict(self, request: Request, endpoint: int, body: bytes, start: float) -> Response:
-        try:
-            decoded = await self._decode(request, endpoint, body)
-        finally:
-            self.bodies.release(len(body))
-        self.admit(len(decoded.pixels))
-        recipe, logits = await self.dispatcher.predict(decoded.pixels, start + self.settings.deadline)
-        classes, given = self.spec.classes, uuid.uuid4().hex
-        if self.shadow:
-            self.shadow.offer(given, recipe.name, decoded.pixels, logits)
-        if endpoint == decoder.PREDICT:
-            return replies.prediction(given, recipe.name, classes, logits, asyncio.get_running_loop().time() - start)
-        return replies.inference(self.spec.recipe, decoded.id, given, recipe.name, classes, logits, decoded.outputs)
-
-    async def _decode(self, request: Request, endpoint: int, body: bytes) -> Decoded:
-        self.admit()
-        length = request.headers.get(replies.LENGTH_HEADER)
-        if length is not None and not re.fullmatch("[0-9]{1,12}", length):
-            raise RefusedError(400, f"{replies.LENGTH_HEADER} must be a whole number")
-        kind = request.headers.get("content-type", "").encode("latin-1")
-        if len(kind) > MOST_HEADER:
-            raise RefusedError(415, "the content type is too long")
-        self.decoding += 1
-        try:
-            return await self.decoders.decode(endpoint, body, int(length) if length else None, kind)
-        finally:
-            self.decoding -= 1
-
-
 class Observed:
     """ASGI middleware: counts and times answers, by the endpoint's name, and turns what is not caught into a line."""
 
-    def __init__(self, app: Any, server: Server) -> None:
+    def __init__(self, app: Any, server: Service) -> None:
         self._app, self._metrics = app, server.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,20 +61,21 @@ class Observed:
             self._metrics.seconds.labels(endpoint).observe(loop.time() - start)
 
 
-def _shadow(artifacts: list[Artifact], shadowing: Shadowing, metrics: Metrics) -> "Shadow":
-    from vitquant.serving.shadow import Shadow  # and SciPy, which a server that watches nothing does without
-
-    return Shadow(artifacts, shadowing, metrics)
-
-
-def create(artifacts: list[Artifact], settings: Settings, device: str, shadowing: Shadowing | None = None) -> Any:
+def create(
+    artifacts: list[Artifact],
+    path: Path,
+    settings: Settings,
+    device: str,
+    shadowing: Shadowing | None = None,
+    keeping: Keeping | None = None,
+) -> Any:
     """The ASGI application.
 
     Raises:
-        VitquantError: the artifacts cannot stand in for each other, or the log is another's.
+        VitquantError: the artifacts cannot stand in for each other, or the log or the sample is another's.
     """
     chain.check_alike(artifacts)
-    server = Server(artifacts, settings, device, shadowing)
+    server = Service(artifacts, path, settings, device, shadowing, keeping)
     version, spec = metadata.version("vitquant"), server.spec
     app = FastAPI(title="vitquant", version=version, lifespan=server.running, redoc_url=None)
     page = PAGE.read_text("utf-8")

@@ -69,26 +69,43 @@ class Recipe:
         changed: Callable[[], None],
     ) -> None:
         self.artifact, self.number, self.metrics, self.changed = artifact, number, metrics, changed
-        self.name = artifact.spec.recipe
+        self.name, self.sha256 = artifact.spec.recipe, artifact.sha256
         fallback, most = number > 0, 1 if artifact.spec.traits.batch_scales else settings.max_batch
         self.sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
         threads = settings.threads * (settings.workers if fallback else 1)
-        self.arguments = (str(artifact.path), artifact.sha256, str(threads), device, ",".join(map(str, self.sizes)))
+        self.arguments = (str(artifact.path), self.sha256, str(threads), device, ",".join(map(str, self.sizes)))
         self.most_bytes = most * len(artifact.spec.classes) * 4 + MOST_SAID
         self.breaker = Breaker(settings.failures, settings.open_seconds)
         self.slots = [Slot(self) for _ in range(1 if fallback else settings.workers)]
         self.reason = "it is being loaded"
         """Why it has no worker."""
+        self.unloadable = ""
+        """What a worker said that could not load it."""
         self.settled = False
         """Whether it has been loaded, or was found not to load."""
         self.seconds = 0.0
         """That an image takes in a worker, of late."""
-        metrics.watch(self.name, self)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Keep its workers."""
+        self._tasks = [asyncio.create_task(slot.keep()) for slot in self.slots]
+
+    async def end(self) -> None:
+        """End them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def alive(self) -> bool:
         """Whether a worker is there."""
         return any(slot.child for slot in self.slots)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker has a batch."""
+        return any(slot.busy for slot in self.slots)
 
     @property
     def serves(self) -> bool:
@@ -120,7 +137,7 @@ class Recipe:
 
     def did_not_load(self, why: str) -> None:
         """A worker could not load it."""
-        self.reason = "its artifact does not load"
+        self.reason, self.unloadable = "its artifact does not load", why
         self.failed("load", why)
         self.settled = True
 
@@ -161,11 +178,10 @@ def check_alike(artifacts: list[Artifact]) -> None:
 
 @contextlib.asynccontextmanager
 async def kept(recipes: list[Recipe]) -> AsyncIterator[None]:
-    """Keep the workers of all of them, until left."""
-    tasks = [asyncio.create_task(slot.keep()) for recipe in recipes for slot in recipe.slots]
+    """Keep the workers of all of them, and of those that take their places in the list, until left."""
+    for recipe in recipes:
+        recipe.start()
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(recipe.end() for recipe in recipes))

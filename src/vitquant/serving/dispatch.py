@@ -73,12 +73,24 @@ class Dispatcher:
         self._queue.extend(self._arrive(request.items()))
         self.pump()
         try:
-            number, logits = await request.answer
+            recipe, logits = await request.answer
         except asyncio.CancelledError:
             self.pump()  # which makes room of it
             raise
-        self._metrics.images.labels(self.recipes[number].name).inc(len(logits))
-        return self.recipes[number], logits
+        self._metrics.images.labels(recipe.name).inc(len(logits))
+        return recipe, logits
+
+    def put_first(self, recipe: Recipe) -> Recipe:
+        """From now on another is the first of the chain: the one that was, which may have batches still.
+
+        A request of which some images are with that one, and others wait, begins again: one recipe answers it.
+        """
+        before, self.recipes[0] = self.recipes[0], recipe
+        self._metrics.watch(recipe.name, recipe)
+        for request in {item.request for item in self._queue if item.current and item.request.recipe == 0}:
+            self._queue.extendleft(reversed(self._arrive(request.restart(request.first))))
+        self.pump()
+        return before
 
     def _arrive(self, items: list[Item]) -> list[Item]:
         self._arrived.update(dict.fromkeys(items, asyncio.get_running_loop().time()))
@@ -190,7 +202,7 @@ class Dispatcher:
             if not item.current:
                 continue
             if right:
-                item.request.take(item.index, row)
+                item.request.take(item.index, row, recipe)
             elif not item.request.failures and len(self.recipes) > 1:
                 self._try_again(item.request, recipe)
             else:

@@ -51,6 +51,9 @@ class Metrics:
         self.alarm = Gauge("vitquant_shadow_alarm", "Whether too many differ.", ["recipe"], registry=registry)
         self.skipped = Counter("vitquant_shadow_skipped", "Images not compared.", registry=registry)
         self.lost = Counter("vitquant_shadow_lost_lines", "Of the log.", registry=registry)
+        self.kept = Counter("vitquant_kept_images", "Written into the sample.", registry=registry)
+        self.not_kept = Counter("vitquant_not_kept_images", "Drawn, and not written.", ["why"], registry=registry)
+        self.swaps = Counter("vitquant_artifact_swaps", "Asked for, or undone.", ["outcome"], registry=registry)
         self.held = Gauge("vitquant_held_bytes", "Of bodies received and not yet decoded.", registry=registry)
 
     def watch(self, name: str, recipe: "Recipe") -> None:

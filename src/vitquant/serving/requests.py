@@ -5,12 +5,16 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitquant.serving.frames import Bytes
 from vitquant.serving.refused import RefusedError
+
+if TYPE_CHECKING:
+    from vitquant.serving.chain import Recipe
 
 
 @dataclass(eq=False)
@@ -20,8 +24,8 @@ class Request:
     pixels: NDArray[np.uint8]
     deadline: float
     """On the event loop's clock."""
-    answer: "asyncio.Future[tuple[int, NDArray[np.float32]]]"
-    """Which recipe of the chain answered, by its number, and the logits, float32 (N, C)."""
+    answer: "asyncio.Future[tuple[Recipe, NDArray[np.float32]]]"
+    """Which recipe answered, and the logits, float32 (N, C)."""
     first: int = 0
     """The first recipe of the chain that may answer."""
     recipe: int | None = None
@@ -37,12 +41,11 @@ class Request:
         """All of its images."""
         return [Item(self, index, self.beginning) for index in range(len(self.pixels))]
 
-    def take(self, index: int, logits: NDArray[np.float32]) -> None:
-        """An image's logits, (C,)."""
+    def take(self, index: int, logits: NDArray[np.float32], recipe: "Recipe") -> None:
+        """An image's logits, (C,), and the recipe that gave them."""
         self.rows[index] = logits
         if len(self.rows) == len(self.pixels) and not self.answer.done():
-            assert self.recipe is not None
-            self.answer.set_result((self.recipe, np.stack([self.rows[each] for each in range(len(self.pixels))])))
+            self.answer.set_result((recipe, np.stack([self.rows[each] for each in range(len(self.pixels))])))
 
     def restart(self, first: int) -> "list[Item]":
         """Forget what was answered, and begin again with the recipe `first` of the chain or a later one."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from vitquant.errors import VitquantError, printable
 from vitquant.serving import batching
 from vitquant.serving.model import open_classifier
-from vitquant.serving.settings import Settings, Shadowing
+from vitquant.serving.settings import Keeping, Settings, Shadowing
 
 CONNECTIONS = 1024  # at a time, beyond which requests are refused
 KEEP_ALIVE = 30  # seconds between two requests of a connection
@@ -42,12 +42,14 @@ def serve(
     host: str,
     port: int,
     shadowing: Shadowing | None = None,
+    keeping: Keeping | None = None,
 ) -> None:
-    """Serve the artifacts at `paths`, the best first, until SIGTERM or Ctrl-C.
+    """Serve the artifacts at `paths`, the best first, until SIGTERM or Ctrl-C. On SIGHUP the first is read again.
 
     Args:
         max_batch: None for what `benchmark`, the study's file, says of the first artifact.
         shadowing: how a sample of the images is compared with FP32, if it is.
+        keeping: how another is kept, if it is.
 
     Raises:
         VitquantError: an artifact is damaged or has no classes, the address cannot be used, or the extra `serve` is
@@ -57,10 +59,11 @@ def serve(
         import uvicorn
 
         from vitquant.serving import app, http
+        from vitquant.serving.swap import open_now
     except ImportError as error:
         raise VitquantError(f"{error.name} is not installed: pip install 'vitquant[serve]', or `make setup`") from None
     log_to_stderr()
-    artifacts = [open_classifier(path) for path in paths]
+    artifacts = [open_now(paths[0]), *(open_classifier(path) for path in paths[1:])]
     if max_batch is None:
         max_batch, why = batching.default(artifacts[0], benchmark)
         log.info("max batch %d, max delay %g ms; %s", max_batch, 1000 * settings.max_delay, why)
@@ -71,7 +74,7 @@ def serve(
         log.info("%s %d × %d threads", artifact.path, settings.workers, settings.threads)
         if artifact.spec.no_accuracy:
             log.warning("%s: %s", artifact.path, artifact.spec.no_accuracy)
-    application = app.create(artifacts, chosen, device, shadowing)
+    application = app.create(artifacts, paths[0], chosen, device, shadowing, keeping)
     listening = _listen(host, port)
     config = uvicorn.Config(
         application,

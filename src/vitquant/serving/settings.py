@@ -38,11 +38,22 @@ class Settings:
     """Of a recipe in a row, after which it is left."""
     open_seconds: float = 10.0
     """For so long; then one image probes it."""
+    probation: float = 600.0
+    """Seconds in which a new artifact may raise the alarm, and the one before it answers again."""
 
     @property
     def held_bytes(self) -> int:
         """Of bodies that are being received or decoded, altogether."""
         return 4 * self.body_bytes
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a sample of the served images is kept."""
+
+    folder: Path
+    keep: int
+    """Images at most."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,8 @@ class Item:
     """A sampled image that waits."""
 
     id: str
-    recipe: str
-    """That answered."""
+    sha256: str
+    """Of the artifact that answered."""
     pixels: NDArray[np.uint8]
     """(side, side, 3)."""
     logits: NDArray[np.float32]
@@ -61,6 +61,9 @@ class Shadow:
         self._classes, self._fp32_sha256 = artifacts[0].spec.classes, self._fp32.sha256
         self._waiting: asyncio.Queue[Item] = asyncio.Queue(shadowing.waiting)
         self._watched: dict[str, Watched] = {}
+        self._others: dict[str, Watched] = {}
+        self.on_alarm: Callable[[], None] = lambda: None
+        """Called when one is raised."""
         self._skipped = self._kept = 0
         self._random = random.Random()
         self._log = Log(shadowing.log)
@@ -69,32 +72,45 @@ class Shadow:
     def _resume(self, artifacts: list[Artifact]) -> None:
         """Go on with what the log knows of these artifacts, and keep what it knows of others."""
         history = self._log.last
-        known = {each.sha256: each for each in history.heads[0].watched} if history.heads else {}
+        known = self._others = {each.sha256: each for each in history.heads[0].watched} if history.heads else {}
         if history.heads and history.heads[0].classes != self._classes:
             raise VitquantError(f"{self._shadowing.log} is the log of another study: give --log another folder")
         for image in history.images:
             if image.sha256 in known:
                 known[image.sha256].add(image.differs)
         for number, artifact in enumerate(artifacts):
-            name, bound = artifact.spec.recipe, self._shadowing.bounds.get(artifact.spec.recipe)
-            if name == BASELINE:
-                continue
-            if not number and self._shadowing.bound is not None:
-                bound = self._shadowing.bound
-            new = Watched(bound=bound, recipe=name, sha256=artifact.sha256)
-            watched = known.pop(new.sha256, new)
-            if watched.bound != bound:  # another test, which begins now
-                watched = new
-            self._watched[name] = watched
-            self._metrics.alarm.labels(name).set(float(watched.alarm is not None))
-            if bound is None:
-                log.info("%s: no agreement is known, and so nothing alarms: give --agreement", name)
-            else:
-                log.info("%s: alarm if more than %.2f %% differ from fp32; seen before: %d images, %d of which differ",
-                         name, 100 * bound, watched.seen, watched.differ)  # fmt: skip
-        self._others = list(known.values())
+            self.watch(artifact, artifact.sha256, first=not number)
         folder = self._shadowing.log / IMAGES
         self._kept = sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
+
+    def watch(self, artifact: Artifact, sha256: str, *, first: bool = True) -> None:
+        """See images of this artifact from now on, too, and go on with what the log knows of it.
+
+        Args:
+            sha256: its digest.
+            first: it is the first of the chain, whose agreement the command line may tell.
+        """
+        name = artifact.spec.recipe
+        if name == BASELINE:
+            return
+        bound = self._shadowing.bounds.get(name)
+        if first and self._shadowing.bound is not None:
+            bound = self._shadowing.bound
+        watched = self._watched.get(sha256) or self._others.pop(sha256, None)
+        if watched is None or watched.bound != bound:  # another test, which begins now
+            watched = Watched(bound=bound, recipe=name, sha256=sha256)
+        self._watched[sha256] = watched
+        self._metrics.alarm.labels(name).set(float(watched.alarm is not None))
+        if bound is None:
+            log.info("%s: no agreement is known, and so nothing alarms: give --agreement", name)
+        else:
+            log.info("%s: alarm if more than %.2f %% differ from fp32; seen before: %d images, %d of which differ",
+                     name, 100 * bound, watched.seen, watched.differ)  # fmt: skip
+
+    def alarmed(self, sha256: str) -> bool:
+        """Whether the artifact with this digest has raised the alarm, ever."""
+        watched = self._watched.get(sha256) or self._others.get(sha256)
+        return watched is not None and watched.alarm is not None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -107,18 +123,19 @@ class Shadow:
             await asyncio.gather(task, return_exceptions=True)
             self._log.close()
 
-    def offer(self, given: str, recipe: str, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-        """Take some of a request's images, uint8 (N, side, side, 3), to which a recipe gave these logits, (N, C).
+    def offer(self, given: str, sha256: str, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+        """Take some of a request's images, uint8 (N, side, side, 3), to which an artifact gave these logits, (N, C).
 
         Args:
             given: the answer's id; of several images each adds its number, counted from 0.
+            sha256: the artifact's digest.
         """
-        for number in range(len(pixels) if recipe in self._watched else 0):
+        for number in range(len(pixels) if sha256 in self._watched else 0):
             if self._random.random() >= self._shadowing.share:
                 continue
             name = given if len(pixels) == 1 else f"{given}-{number}"
             try:
-                self._waiting.put_nowait(Item(name, recipe, pixels[number].copy(), logits[number].copy()))
+                self._waiting.put_nowait(Item(name, sha256, pixels[number].copy(), logits[number].copy()))
             except asyncio.QueueFull:
                 self._skip()
 
@@ -153,13 +170,14 @@ class Shadow:
         except DiedError:
             self._skip()
             raise
-        classes, watched, head = len(self._classes), self._watched[item.recipe], self._head()
-        image = compare(item, outputs[:classes], outputs[classes:], watched.sha256)
+        classes, watched, head = len(self._classes), self._watched[item.sha256], self._head()
+        image = compare(item, outputs[:classes], outputs[classes:])
         alarms = watched.add(image.differs)
         self._measure(watched, image)
         if alarms:
             log.error("ALARM: %s differs from fp32 more than it should, shown at %d images", watched.recipe,
                       watched.seen)  # fmt: skip
+            self.on_alarm()
         line = image.model_copy(update={"alarm": alarms, "skipped": self._skipped})
         await asyncio.to_thread(self._write, head, line, item)
 
@@ -187,18 +205,18 @@ class Shadow:
             classes=self._classes,
             fp32=str(self._fp32.path.absolute()),
             fp32_sha256=self._fp32_sha256,
-            watched=[watched.model_copy() for watched in (*self._watched.values(), *self._others)],
+            watched=[watched.model_copy() for watched in (*self._watched.values(), *self._others.values())],
         )
 
 
-def compare(item: Item, logits: NDArray[np.float32], embedding: NDArray[np.float32], sha256: str) -> Image:
-    """What an answer, of the artifact with this digest, and FP32's, logits (C,) and embedding (D,), have in common."""
+def compare(item: Item, logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Image:
+    """What an answer and FP32's, logits (C,) and embedding (D,), have in common."""
     ours, theirs = probabilities(np.stack([item.logits, logits])).astype(np.float64)
     served, fp32 = int(item.logits.argmax()), int(logits.argmax())
     lengths = float(np.linalg.norm(item.logits) * np.linalg.norm(logits))
     return Image(
         id=item.id,
-        sha256=sha256,
+        sha256=item.sha256,
         served=served,
         fp32=fp32,
         served_confidence=_share(ours[served]),
