@@ -47,9 +47,9 @@ def test_all_labelled_is_the_studys_own_statistics() -> None:
 
 
 def test_intervals_by_few_labels_hold_the_truth_and_are_shorter() -> None:
-    """Of 150 samples of 600 images, 150 of them labelled: the true accuracy is 0.75, FP32's is by 0.1 higher."""
+    """Of 800 samples of 600 images, 150 of them labelled: the true accuracy is 0.75, FP32's is by 0.1 higher."""
     held, ratios = np.zeros(2), []
-    for seed in range(500, 650):
+    for seed in range(800):
         made, truth = images(600, 0.2, seed)
         some = {image.id: truth[image.id] for image in made[:150]}
         found = labels.accuracy(made, some)
@@ -58,7 +58,7 @@ def test_intervals_by_few_labels_hold_the_truth_and_are_shorter() -> None:
         alone = statistics.proportion(right)
         held += [found.fp32.low <= 75 <= found.fp32.high, found.difference.low <= -10 <= found.difference.high]
         ratios.append((found.fp32.high - found.fp32.low) / (alone.high - alone.low))
-    assert (held >= 0.9 * 150).all(), held
+    assert (held >= 0.9 * 800).all(), held
     assert np.mean(ratios) < 0.97
 
 
