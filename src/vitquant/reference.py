@@ -16,7 +16,7 @@ from vitquant.artifact import Artifact
 from vitquant.errors import MAKE_AGAIN, VitquantError
 
 FILE = "reference.safetensors"
-MOST = 256  # images
+LEAST, MOST = 64, 256  # images, where the split has so many
 SEED = 0
 
 
@@ -31,8 +31,9 @@ class Reference:
 
 
 def rows(count: int) -> NDArray[np.int64]:
-    """Which of `count` images are kept, ascending: at most MOST, drawn by SEED."""
-    return np.sort(np.random.default_rng(SEED).choice(count, min(MOST, count), replace=False))
+    """Which of `count` images are kept, ascending: a quarter, but LEAST to MOST, drawn by SEED."""
+    kept = min(count, max(LEAST, min(MOST, count // 4)))
+    return np.sort(np.random.default_rng(SEED).choice(count, kept, replace=False))
 
 
 def write(directory: Path, reference: Reference) -> None:

@@ -17,7 +17,7 @@ from vitquant.errors import VitquantError
 from vitquant.measure import accuracy
 from vitquant.params import Params
 from vitquant.results import form, predictions
-from vitquant.results.accuracy import Accuracy
+from vitquant.results.accuracy import AS_FP32, Accuracy
 from vitquant.results.benchmark import Benchmark
 from vitquant.results.gpu import Gpu, GpuStudy, array_name
 from vitquant.results.profile import Profile
@@ -92,9 +92,9 @@ def test_class_tokens_of_another_shape_are_refused(params: Params, inputs: Input
 
 
 def test_fp32s_predictions_stand_where_a_recipe_predicted_a_part(params: Params, inputs: Inputs) -> None:
-    part, own = Prepared(inputs.data).part(), np.arange(8 * 6).reshape(8, 6)
+    part, own = Prepared(inputs.data).part(AS_FP32), np.arange(4 * 6).reshape(4, 6)
     handmade.write_accuracy(inputs, "dynamic-int8", INT8, own)
-    assert "holds predictions of shape (8, 6), the prepared data has 24 images" in refusal(params, inputs)
+    assert "holds predictions of shape (4, 6), the prepared data has 24 images" in refusal(params, inputs)
     file = write_predicted(inputs, "dynamic-int8", as_fp32=True)
     evidence = load(params, inputs).evidence
     found, theirs = evidence["dynamic-int8"].logits, evidence["fp32"].logits

@@ -127,7 +127,7 @@ def _evidence(
             logits=arrays.get("logits"),
             large_batch=large_batch.size if large_batch else None,
             logits_large_batch=arrays.get("logits_large_batch"),
-            part=prepared.part(),
+            part=prepared.part(accuracy.predicted.one_of) if accuracy.predicted else None,
             as_fp32=bool(accuracy.predicted and accuracy.predicted.as_fp32),
             cosine=_cosine(inputs.predictions / f"{name}.npz", arrays, baseline),
             nearest=_nearest(inputs.predictions / f"{name}.npz", accuracy, prepared)
@@ -148,7 +148,7 @@ def _predictions(
     if not file.exists():
         raise VitquantError(f"{file} is missing: {MEND}")
     arrays = predictions.read(file)
-    part, classes = prepared.part(), len(prepared.classes)
+    part, classes = prepared.part(predicted.one_of), len(prepared.classes)
     images = len(part) if predicted.as_fp32 else len(prepared.labels("val"))
     if predicted.as_fp32 and not baseline:
         raise VitquantError(f"{file} holds a part of the images, and {BASELINE} predicted none of the others: {MEND}")

@@ -59,10 +59,10 @@ class Prepared:
         labels: NDArray[np.int64] = self._array(f"{split}_labels.npy", None)
         return labels
 
-    def part(self) -> NDArray[np.int64]:
-        """Rows of the val split, ascending: every third image, class by class."""
+    def part(self, one_of: int) -> NDArray[np.int64]:
+        """Rows of the val split, ascending: one of so many images, class by class."""
         by_class = np.argsort(self.labels("val"), kind="stable")
-        return np.sort(by_class[::3])
+        return np.sort(by_class[::one_of])
 
     def _array(self, name: str, mode: Literal["r"] | None) -> Any:
         file = self.path / name

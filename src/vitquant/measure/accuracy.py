@@ -17,7 +17,7 @@ from vitquant.params import Embedding, Evaluate
 from vitquant.predictor import Predictor
 from vitquant.results import form
 from vitquant.results import predictions as arrays
-from vitquant.results.accuracy import ROUNDING, Accuracy, LargeBatch, Predicted
+from vitquant.results.accuracy import AS_FP32, LARGE_BATCH, ROUNDING, Accuracy, LargeBatch, Predicted
 from vitquant.traits import Traits
 
 COMPARED = 32  # calibration images that show whether an engine computes what FP32 does
@@ -35,19 +35,18 @@ def evaluate(
 ) -> None:
     """Predict the validation split; write what that gave as JSON, the logits and the embeddings as .npz.
 
-    A recipe whose scales span the batch predicts it at `batch_size` on any device, and `Prepared.part` of it once more
-    at `large_batch`.
+    A recipe whose scales span the batch predicts it at `batch_size` on any device, and one of LARGE_BATCH images
+    once more at `large_batch`.
 
     Args:
         embedding: how an artifact without classes classifies: by the neighbours in the train split, which it predicts
             too; what stands for logits then are the logarithms of the shares of the votes.
-        as_fp32: it is one of which `equals_fp32` is true, so that it predicts `Prepared.part` alone.
+        as_fp32: it is one of which `equals_fp32` is true, so that it predicts one of AS_FP32 images alone.
     """
     spec = predictor.artifact.spec
     batch_scales, classes = spec.traits.batch_scales, len(spec.classes)
     alone = _at(params, params.batch_size) if batch_scales else params
-    part = prepared.part()
-    outputs = predict(predictor, prepared, alone, threads, rows=part if as_fp32 else None)
+    outputs = predict(predictor, prepared, alone, threads, rows=prepared.part(AS_FP32) if as_fp32 else None)
     logits, class_tokens = np.split(outputs, [classes], axis=1)
     stored: dict[str, NDArray[Any]] = {"class_tokens": class_tokens}
     bank = None
@@ -57,7 +56,8 @@ def evaluate(
         logits, stored["nearest"] = _votes(bank, class_tokens, prepared, embedding)
     stored, large_batch = {"logits": logits, **stored}, None
     if batch_scales:
-        large = predict(predictor, prepared, _at(params, params.large_batch), threads, rows=part)
+        rows = prepared.part(LARGE_BATCH)
+        large = predict(predictor, prepared, _at(params, params.large_batch), threads, rows=rows)
         if bank is not None and embedding:
             large, _ = _votes(bank, large, prepared, embedding)
         large = stored["logits_large_batch"] = large[:, : logits.shape[1]]
