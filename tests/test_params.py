@@ -42,6 +42,7 @@ def test_the_committed_study_is_valid() -> None:
             [{"size": 1, "rounds": 2}, {"size": 1, "rounds": 2}],
             "each batch size may stand once",
         ),
+        (("benchmark", "batches"), [{"size": 1, "rounds": 1}], "batches: one round at size 1 has no interval"),
         (("cuda", "batches"), [{"size": 1, "rounds": 2, "passes": 3}], "cuda.batches.0.passes: unknown key"),
         (("cuda", "batches"), [{"size": 1, "rounds": 2, "seconds": -1.0}], "cuda.batches.0.seconds: Input should be"),
         (("threads",), 0, "threads: Input should be 'auto', or Input should be greater than 0 (got 0)"),

@@ -189,7 +189,7 @@ class Batch(Section):
     """A batch size to time, how many rounds, and for how long one visit times passes together: 0 for one pass."""
 
     size: PositiveInt
-    rounds: Annotated[int, Field(ge=2)]
+    rounds: PositiveInt
     seconds: Annotated[float, Field(ge=0, lt=60)] = 0.0
 
 
@@ -211,6 +211,14 @@ class Benchmark(Section):
         if len(set(sizes)) < len(sizes):
             raise ValueError(f"each batch size may stand once, got {sizes}")
         return batches
+
+    @model_validator(mode="after")
+    def _enough_for_an_interval(self) -> "Benchmark":
+        """Of one launch it is over rounds; a recipe that is far too slow has one launch, at the first size."""
+        for batch in self.batches if self.launches == 1 else self.batches[:1]:
+            if batch.rounds == 1:
+                raise ValueError(f"batches: one round at size {batch.size} has no interval: give it 2 or more")
+        return self
 
 
 class CpuBenchmark(Benchmark):

@@ -162,7 +162,7 @@ def test_another_version_is_refused(tmp_path: Path, content: object, message: st
         ("recipes/fp32/traits/arithmetic", "roman", "recipes.fp32.traits.arithmetic: Input should be 'float32', "),
         ("recipes/fp32/measured/artifact_sha256", "ab", "recipes.fp32.measured.artifact_sha256: String should match"),
         ("recipes/fp32/measured/latency_ms/8", [[1.0, -1.0]], "recipes.fp32.measured.latency_ms.8.0.1: Input"),
-        ("recipes/fp32/measured/latency_ms/8", [[1.0]], "recipes.fp32.measured.latency_ms.8.0: List should have"),
+        ("recipes/fp32/measured/latency_ms/8", [[]], "recipes.fp32.measured.latency_ms.8.0: List should have"),
         ("recipes/fp32/measured/latency_ms/0", [[1.0, 1.0]], "recipes.fp32.measured.latency_ms.0: Input should be"),
         ("recipes/fp32/measured/trials", {"1": {"whole_ms": 1.0, "split_ms": 1.0}}, "recipes.fp32.measured.trials: "),
         ("recipes/fp32/measured/memory_bytes", [{"model": 1, "load_peak": 1}] * 9, "recipes.fp32.measured: latency_ms"),
@@ -175,6 +175,17 @@ def test_another_version_is_refused(tmp_path: Path, content: object, message: st
 )  # fmt: skip
 def test_a_key_or_value_that_does_not_belong_there_is_named(tmp_path: Path, key: str, value: Any, message: str) -> None:
     assert refused(tmp_path, json.dumps(changed(key, value))).startswith(message)
+
+
+def test_one_round_of_one_launch_has_no_interval(tmp_path: Path) -> None:
+    content = form.dump(handmade.benchmark())
+    baseline, slow = (content["recipes"][name]["measured"] for name in ("fp32", "dynamic-int8"))
+    baseline |= {"latency_ms": {"1": [[1.0], [1.0]]}, "from_file_ms": [], "trials": {}}
+    slow |= {"slow": "why", "memory_bytes": slow["memory_bytes"][:1], "from_file_ms": [], "trials": {}}
+    slow["latency_ms"] = {"1": [[1.0, 1.0]]}
+    assert refused(tmp_path, json.dumps(content)).startswith("recipes.dynamic-int8 shares one round at batch 1")
+    slow["latency_ms"] = {"1": [[1.0]]}
+    assert refused(tmp_path, json.dumps(content)).startswith("recipes.dynamic-int8.measured: latency_ms holds one pass")
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vitquant.results.form import Form, ResultFile, Sha256
 from vitquant.traits import Arithmetic, Traits
 
 BatchSize = Annotated[int, Field(ge=1, le=999_999_999)]
-Rounds = Annotated[list[PositiveFloat], Field(min_length=2)]
+Rounds = Annotated[list[PositiveFloat], Field(min_length=1)]
 Launches = Annotated[list[Rounds], Field(min_length=1)]
 """Samples in milliseconds: of every launch of a process, of every round in it."""
 
@@ -85,6 +85,8 @@ class Measured(Form):
         launches = [*self.latency_ms.values(), *([self.from_file_ms] if self.from_file_ms else [])]
         if any(len(each) != len(self.memory_bytes) for each in launches):
             raise ValueError("latency_ms, from_file_ms and memory_bytes are of different numbers of launches")
+        if any(len(each) == len(each[0]) == 1 for each in launches):
+            raise ValueError("latency_ms holds one pass, which has no interval")
         if self.from_file_ms and rounds(self.from_file_ms) != rounds(self.latency_ms.get(1, [])):
             raise ValueError("from_file_ms has other rounds than latency_ms at batch 1")
         return self
@@ -136,6 +138,8 @@ class Run(Form):
             for size, launches in own.latency_ms.items():
                 if not own.slow and rounds(launches) != counts.setdefault(size, rounds(launches)):
                     raise ValueError(f"recipes.{name} has other rounds at batch {size} than the recipes before it")
+                if own.slow and size in counts and counts[size][0] == 1:
+                    raise ValueError(f"recipes.{name} shares one round at batch {size}, which has no interval")
         return self
 
 
