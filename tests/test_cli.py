@@ -137,8 +137,8 @@ def test_a_model_that_timm_does_not_have_shows_before_the_work_begins(study: dic
 def test_so_does_another_that_is_timed_alone(study: dict, tmp_path: Path) -> None:
     study["cuda"]["speed_only"] = ["test_vit", "vit_bass_patch14_dinov2"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(study))
-    result = vitquant("check", cwd=tmp_path)
-    assert result.returncode == 1
+    result = invoke("check", cwd=tmp_path)
+    assert result.exit_code == 1
     said = "Error: params.yaml: cuda.speed_only: timm has no ViT 'vit_bass_patch14_dinov2': did you mean "
     assert result.stderr.startswith(said)
     assert len(result.stderr.splitlines()) == 1

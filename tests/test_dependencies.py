@@ -195,4 +195,7 @@ def test_what_cannot_be_read_ends_in_one_line(copy: Path, file: str, content: st
     assert found.stderr.startswith("Error: ")
     assert message in found.stderr
     assert found.stderr.count("\n") == 1
-    assert "unknown arguments --chek" in run(copy, "--chek").stderr
+
+
+def test_unknown_arguments_are_named() -> None:
+    assert "unknown arguments --chek" in run(REPOSITORY, "--chek").stderr

@@ -39,11 +39,11 @@ def other(fp32: Path, calibration: NDArray[np.uint8], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def swapping(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
-    """A server of a link, which compares with FP32 and is done with a probation after a second."""
+    """A server of a link, of two workers, which compares with FP32 and is done with a probation after a second."""
     folder = tmp_path_factory.mktemp("swapping")
     point(folder / "current", artifacts / NAME)
     options = {"shadow": 1, "log": folder / "log", "fp32": artifacts / "fp32", "agreement": 50, "probation": 1}
-    with serve(folder, folder / "current", **options) as running:
+    with serve(folder, folder / "current", workers=2, **options) as running:
         running.warm(NAME)
         yield running, folder / "current"
 
@@ -99,7 +99,7 @@ def test_no_request_is_lost_and_each_is_answered_by_one_artifact(
             running.process.send_signal(signal.SIGHUP)
             running.wait(lambda: f"{other}: the probation is over" in running.log)
             running.wait(lambda: not running.children("worker", str(artifacts / NAME)))
-            assert len(running.children("worker", str(other))) == 1
+            assert len(running.children("worker", str(other))) == 2
         finally:
             ended.set()
         for each in clients:
@@ -119,6 +119,9 @@ def test_what_cannot_take_its_place_is_refused_and_the_old_one_goes_on(
     def rename(spec: dict) -> None:
         spec["classes"] = spec["classes"][::-1]
 
+    def enlarge(spec: dict) -> None:
+        spec["architecture"] = "vit_tiny_patch16_224"
+
     def forget(spec: dict) -> None:
         del spec["files"]["network.json"]
 
@@ -128,6 +131,7 @@ def test_what_cannot_take_its_place_is_refused_and_the_old_one_goes_on(
     cases = {
         now: "it is the artifact that answers already",
         artifacts / "fp32": "it has another recipe than the artifact that answers: start a server of its own",
+        changed(tmp_path / "model", source, enlarge): "it has another architecture than the artifact that answers",
         changed(tmp_path / "classes", source, rename): "it has another classes than the artifact that answers",
         damaged: f"{damaged / 'network.json'} has 2 bytes, expected",
         forgetful: "it does not load: ",
@@ -140,13 +144,17 @@ def test_what_cannot_take_its_place_is_refused_and_the_old_one_goes_on(
         assert said in running.log.splitlines()[-1]
         assert running.log.splitlines()[-1].endswith(": the artifact from before goes on")
     np.testing.assert_allclose(infer(), before, atol=3e-4)
-    assert len(running.children("worker")) == 1
+    assert len(running.children("worker")) == 2
 
 
 def test_an_alarm_on_probation_brings_the_old_one_back(
     artifacts: Path, fp32: Path, calibration: NDArray[np.uint8], pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    """Another model's classes are turned by one, so that every image differs; the folder itself is replaced."""
+    """Another model's classes are turned by one, so that every image differs; the folder itself is replaced.
+
+    One of the old workers dies meanwhile, and none can take its place, since the folder has another artifact: the
+    second one answers.
+    """
     turned, served = tmp_path / "turned", tmp_path / "served"
     shutil.copytree(fp32, turned)
     weights = load_file(turned / artifact.WEIGHTS_FILE)
@@ -158,17 +166,20 @@ def test_an_alarm_on_probation_brings_the_old_one_back(
     recipes.build(NAME, RECIPE, turned, tmp_path / "new", calibration)
     shutil.copytree(artifacts / NAME, served)
     options = {"shadow": 1, "log": tmp_path / "log", "fp32": artifacts / "fp32", "agreement": 50}
-    with serve(tmp_path, served, **options) as running:
-        running.warm(NAME)
+    with serve(tmp_path, served, workers=2, **options) as running:
+        running.wait(lambda: running.log.count("is warm") == 2 and running.ready())
         infer = ask(running, pixels)
-        before = infer()
+        before, (died, other) = infer(), running.children("worker")
         served.rename(tmp_path / "old")
         (tmp_path / "new").rename(served)
         running.process.send_signal(signal.SIGHUP)
         running.wait(lambda: f"{served} answers\n" in running.log)
+        died.kill()
+        running.wait(lambda: running.log.count("is another artifact than when the server started") >= 3)
+        new = [child for child in running.children("worker") if child != other]
         running.wait(lambda: infer() is not None and "raised the alarm: " in running.log)
         np.testing.assert_allclose(infer(), before, atol=3e-4)
-        running.wait(lambda: len(running.children("worker")) == 1)
+        running.wait(lambda: not any(child.is_running() for child in new))
         line = f'vitquant_shadow_alarm{{recipe="{NAME}"}}'
         running.wait(lambda: running.metric(line) == 0)
         running.process.send_signal(signal.SIGHUP)

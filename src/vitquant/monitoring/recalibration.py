@@ -155,11 +155,13 @@ def _verdicts(
     paths: tuple[Path, Path, Path], held: NDArray[np.uint8], prepared: Prepared | None, margin: float
 ) -> Iterator[Verdict]:
     """Of FP32, old and new: agreement on the served images that were held back, then accuracy on the study's."""
-    baseline, old, new = (_logits(path, held).argmax(axis=1) for path in paths)
+    named = dict(zip(("fp32", "before", "after"), paths, strict=True))
+    baseline, old, new = (_logits(path, held, name).argmax(axis=1) for name, path in named.items())
     yield _verdict("served images held back", "agreement with fp32", None, old == baseline, new == baseline, margin)
     if prepared:
         labels = prepared.labels("val")
-        right, before, after = (hits(_logits(path, prepared.images("val")), labels, 1) for path in paths)
+        images = prepared.images("val")
+        right, before, after = (hits(_logits(path, images, name), labels, 1) for name, path in named.items())
         yield _verdict("the study's validation images", "top-1", right, before, after, margin)
 
 
@@ -183,11 +185,11 @@ def _verdict(
     )
 
 
-def _logits(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of images one at a time, as a server may be asked, float32 (N, C)."""
+def _logits(path: Path, images: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
+    """Of images one at a time, as a server may be asked, float32 (N, C); progress is shown under the name."""
     predictor = recipes.load(path, choose_device("auto"))
 
     def function(batch: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(predictor(batch))
 
-    return map_batches(function, images, BATCH, predictor.device, cpu.cores(), predictor.artifact.spec.recipe)
+    return map_batches(function, images, BATCH, predictor.device, cpu.cores(), name)

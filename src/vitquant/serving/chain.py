@@ -142,10 +142,12 @@ class Recipe:
         self.settled = True
 
     def failed(self, kind: str, why: str) -> None:
-        """Count a failure of it."""
-        self.breaker.failed()
+        """Count a failure of it; where a worker cannot load it, another that has it goes on."""
         self.metrics.failures.labels(self.name, kind).inc()
         log.warning("%s failed (%s): %s", self.name, kind, why)
+        if kind == "load" and self.alive:
+            return
+        self.breaker.failed()
         if self.breaker.state == "open":
             log.error("%s is left for %.0f s", self.name, self.breaker.opens_in)
             asyncio.get_running_loop().call_later(self.breaker.opens_in, self.changed)
