@@ -120,6 +120,18 @@ def test_goals() -> None:
     assert analysis.goals(wide)[0].verdict == "not shown"
 
 
+def test_an_ideal_server_is_given_the_same_arrivals() -> None:
+    found = serving()  # a request each 100 ms, which wait for nobody at 25 ms
+    ideal = analysis.ideal(found)
+    assert (ideal.service_ms, ideal.p99) == (25.0, pytest.approx(1.0))
+    assert ideal.split_p99 == pytest.approx(2000 / 48.0 / 25.0)  # two workers of 48 images a second together
+    assert ideal.ours.value == pytest.approx(2.1, abs=0.1)
+    assert "to one that takes the bare median, 25.0 ms, for each, they have a p99 of 1.00 × that" in section(found)
+    refusing = [rate(NAMES[0], 0.6, 50, refused=1), *found.rates[1:]]  # it is not known when those came
+    assert analysis.ideal(serving(rates=refusing)) is None
+    assert "bare median, 25.0 ms" not in section(serving(rates=refusing))
+
+
 def test_the_section_shows_every_server_and_rate() -> None:
     text = section(serving())
     lines = [line for line in text.splitlines() if line.startswith("| ")]

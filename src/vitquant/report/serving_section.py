@@ -34,6 +34,7 @@ def _own(found: Serving) -> list[str]:
         f"unless it says otherwise.{missing}",
         f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
         f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
+        *_ideal(found),
         f"Saturated (a closed loop), with the range over {rounds} rounds; ratios are of the same rounds:\n\n"
         f"{_throughput(found)}",
         "At random times (an open loop), whose rate is a share of what the server with one worker and batch limit 1 "
@@ -56,6 +57,23 @@ def _goals(found: Serving) -> str:
         ),
         text_columns=4,
     )
+
+
+def _ideal(found: Serving) -> list[str]:
+    ideal = analysis.ideal(found)
+    if not ideal:
+        return []
+    split = (
+        ""
+        if ideal.split_p99 is None
+        else f"; workers of one thread, as many as cores, as fast as ours are when saturated, {ideal.split_p99:.2f} ×"
+    )
+    return [
+        f"Requests wait for each other even where a server adds nothing: sent at the same times, at "
+        f"{100 * analysis.MODERATE:.0f} % of capacity, to one that takes the bare median, {ideal.service_ms:.1f} ms, "
+        f"for each, they have a p99 of {ideal.p99:.2f} × that ([how](../docs/method.md#the-server-under-load)){split}. The "
+        f"measured p99 is {shown(ideal.ours, '.2f')} × the first of these."
+    ]
 
 
 def _throughput(found: Serving) -> str:
