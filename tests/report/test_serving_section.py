@@ -118,6 +118,11 @@ def test_goals() -> None:
     wide = serving(batch8=1.0).model_copy(deep=True)
     wide.paths.files = [0.8 * SPEEDS[0], 0.9 * SPEEDS[1], 1.0 * SPEEDS[2]]
     assert analysis.goals(wide)[0].verdict == "not shown"
+    wide.paths.bare_split, wide.paths.pixels_split = SPEEDS, [0.961 * SPEEDS[0], 0.96 * SPEEDS[1], 0.959 * SPEEDS[2]]
+    assert [(goal.what, goal.verdict) for goal in analysis.goals(wide)][1:3] == [
+        ("pixels over HTTP, against the bare model", "missed"),
+        ("the same, with a worker, and a thread, for each core", "reached"),
+    ]
 
 
 def test_an_ideal_server_is_given_the_same_arrivals() -> None:

@@ -129,6 +129,9 @@ def goals(found: Serving) -> list[Goal]:
              "× its throughput", ".3f"),
         Goal("pixels over HTTP, against the bare model", 0.95, True, _ratio(paths.pixels, paths.bare),
              "× its throughput", ".3f"),
+        *([Goal("the same, with a worker, and a thread, for each core", 0.95, True,
+                _ratio(paths.pixels_split, paths.bare_split), "× its throughput", ".3f")]
+          if paths.pixels_split and paths.bare_split else []),
         *_latency_goals(found),
         Goal("SIGKILL to the worker: requests lost, or answered twice", 0, False, float(sum(unaccounted(found))), "",
              ".0f"),

@@ -25,13 +25,14 @@ def section(found: Serving | None, gpus: Sequence[Serving] = ()) -> str:
 def _own(found: Serving) -> list[str]:
     machine, conditions = found.environment, found.conditions
     missing = "".join(f" {code(name)} was not served: {escape(why)}." for name, why in found.unavailable.items())
+    disturbed = "".join(f"; of {escape(part)}, twice, {pct:.0f} %" for part, pct in found.disturbed.items())
     rounds = len(found.throughput[0].images_per_s)
     return [
         f"{BRIEF if found.brief else ''}`vitquant serve` on the loopback, asked by a client on the same "
         f"{machine.cores} cores, measured {escape(found.date)} at commit {escape(machine.git_commit[:12])} in "
         f"{conditions.seconds / 60:.0f} minutes, while other processes had {conditions.others_pct:.1f} % of the "
-        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %. Requests are single JPEG files "
-        f"unless it says otherwise.{missing}",
+        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %{disturbed}. Requests are single JPEG "
+        f"files unless it says otherwise.{missing}",
         f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
         f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
         *_ideal(found),
@@ -71,8 +72,9 @@ def _ideal(found: Serving) -> list[str]:
     return [
         f"Requests wait for each other even where a server adds nothing: sent at the same times, at "
         f"{100 * analysis.MODERATE:.0f} % of capacity, to one that takes the bare median, {ideal.service_ms:.1f} ms, "
-        f"for each, they have a p99 of {ideal.p99:.2f} × that ([how](../docs/method.md#the-server-under-load)){split}. The "
-        f"measured p99 is {shown(ideal.ours, '.2f')} × the first of these."
+        f"for each, they have a p99 of {ideal.p99:.2f} × that "
+        f"([how](../docs/method.md#the-server-under-load)){split}. The measured p99 is "
+        f"{shown(ideal.ours, '.2f')} × the first of these."
     ]
 
 

@@ -131,7 +131,15 @@ def paths(
     def over_http(server: Spawned, kind: Kind) -> Callable[[float], float]:
         return lambda seconds: _images_per_s(closed(server.url, images, kind, plan.clients, seconds), seconds)
 
+    def bare_split(seconds: float) -> float:
+        start, number = time.perf_counter(), 0
+        while (taken := time.perf_counter() - start) < seconds:
+            number += len(list(threads.map(one_core_each.logits, [each[None] for each in pixels] * repeats)))
+        return number / taken
+
     ways = {"predict": predict, "files": over_http(split, "files"), "bare": bare, "pixels": over_http(whole, "pixels")}
+    if split is not whole:
+        ways |= {"bare_split": bare_split, "pixels_split": over_http(split, "pixels")}
     rng, found = np.random.default_rng(0), {name: list[float]() for name in ways}
     with threads:
         list(many.predict(one_core_each, threads, list(images) * repeats))  # a GPU compiles what is new to it

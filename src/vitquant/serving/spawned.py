@@ -19,6 +19,7 @@ from vitquant.serving.replies import RECIPE_HEADER
 Found = TypeVar("Found")
 PROGRAM = "from vitquant.cli import main; main(prog_name='vitquant')"
 PATIENCE = 300.0  # seconds until it is ready, or has ended
+ENDING = 10.0  # seconds that its processes have to end after it
 LOOK = 0.02  # seconds between two looks at whether it is ready
 IMAGES = re.compile(r"^vitquant_images_total\{.*\} (\S+)$", re.MULTILINE)
 
@@ -118,9 +119,13 @@ def spawned(folder: Path, artifact: Path, *fallback: Path, device: str = "cpu", 
     try:
         yield Spawned(process, started, log)
     finally:
+        own = psutil.Process(process.pid) if process.poll() is None else None
+        children = own.children(recursive=True) if own else []
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for left in psutil.wait_procs(children, ENDING)[1]:  # none takes time from what is measured next
+            left.kill()
