@@ -148,6 +148,10 @@ def test_the_section_shows_every_server_and_rate() -> None:
     assert "990 were answered (dynamic-int8 900 and fp32 90) and 10 refused with 503; 0 were lost" in text
     assert "400 MB resident after 100 requests, 410 after 500 and 412 after all" in text
     assert BRIEF not in text
+    assert "milliseconds of a core" not in text  # which older files do not have
+    timed = serving().model_copy(deep=True)
+    timed.paths.cpu_ms = {"web": 1.5, "decoder": 0.25, "worker": 40.0}
+    assert "in milliseconds of a core: web 1.50 and decoder 0.25." in section(timed)
     assert section(serving(brief=True)).startswith(BRIEF)
     assert "`openvino` was not served: no \\| such engine." in section(
         serving(unavailable={"openvino": "no | such engine"})

@@ -37,6 +37,7 @@ def test_it_measures_all_there_is_and_counts_every_request(artifacts: Path, prep
             assert arrivals.recipes.get(OWN, 0) == len(arrivals.latency_ms)
     assert found.paths.pixels_split
     assert found.paths.bare_split
+    assert set(found.paths.cpu_ms) == {"web", "decoder", "worker"}
     assert found.disturbed == {}
     kills = found.kills
     assert len(kills.again_s) == len(kills.own_s) == 1

@@ -36,6 +36,7 @@ def _own(found: Serving) -> list[str]:
         f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
         f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
         *_ideal(found),
+        *_cpu(found),
         f"Saturated (a closed loop), with the range over {rounds} rounds; ratios are of the same rounds:\n\n"
         f"{_throughput(found)}",
         "At random times (an open loop), whose rate is a share of what the server with one worker and batch limit 1 "
@@ -75,6 +76,17 @@ def _ideal(found: Serving) -> list[str]:
         f"for each, they have a p99 of {ideal.p99:.2f} × that "
         f"([how](../docs/method.md#the-server-under-load)){split}. The measured p99 is "
         f"{shown(ideal.ours, '.2f')} × the first of these."
+    ]
+
+
+def _cpu(found: Serving) -> list[str]:
+    shares = {kind: taken for kind, taken in found.paths.cpu_ms.items() if kind != "worker"}
+    if not shares:
+        return []
+    parts = listing([f"{escape(kind)} {number(taken, '.2f')}" for kind, taken in shares.items()])
+    return [
+        f"Of a request with pixels the server's processes other than the worker take, in milliseconds of a core: "
+        f"{parts}. The client's come on top; a worker with several threads waits as a whole where one core is taken."
     ]
 
 

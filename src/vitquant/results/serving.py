@@ -89,6 +89,8 @@ class Paths(Form):
     """As `bare`, by a thread for each core, which computes alone; none on a GPU."""
     pixels_split: Rounds | None = None
     """As `pixels`, to a server of as many workers, of a thread each; none on a GPU."""
+    cpu_ms: dict[str, NonNegativeFloat] = {}
+    """Of `pixels`: processor time for a request, in milliseconds, by the server's processes: web, decoder, worker."""
     bare_ms: Annotated[list[Rounds], Field(min_length=2)]
     """Of `bare`: milliseconds of each pass, round by round."""
 

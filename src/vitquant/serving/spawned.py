@@ -18,6 +18,7 @@ from vitquant.serving.replies import RECIPE_HEADER
 
 Found = TypeVar("Found")
 PROGRAM = "from vitquant.cli import main; main(prog_name='vitquant')"
+KINDS = ("decoder", "worker")  # of its processes
 PATIENCE = 300.0  # seconds until it is ready, or has ended
 ENDING = 10.0  # seconds that its processes have to end after it
 LOOK = 0.02  # seconds between two looks at whether it is ready
@@ -87,6 +88,16 @@ class Spawned:
                 line = child.cmdline()
                 if "vitquant.serving.worker" in line and str(artifact) in line:
                     child.kill()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that it and its processes have taken: `web`, `decoder` and `worker`."""
+        taken, own = dict.fromkeys(("web", *KINDS), 0.0), psutil.Process(self._process.pid)
+        for each in (own, *own.children()):
+            with suppress(psutil.Error):  # it has ended
+                times, line = each.cpu_times(), each.cmdline()
+                kind = next((kind for kind in KINDS if f"vitquant.serving.{kind}" in line), "web")
+                taken[kind] += times.user + times.system
+        return taken
 
     def resident_bytes(self) -> int:
         """Memory of it and its processes; pages that they share count in each."""

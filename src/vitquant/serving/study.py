@@ -65,7 +65,9 @@ def measure(
         folder = Path(name)
         images = _jpegs(Prepared(data), folder)
         for recipe, own in usable.items():
-            shares = (*plan.shares, *(plan.more_shares if recipe == subject else ()))
+            shares, rounds = plan.shares, plan.open_rounds
+            if recipe == subject:
+                shares, rounds = (*shares, *plan.more_shares), plan.more_open_rounds
             for kind in plan.kinds:
                 part = f"{recipe}: throughput by workers and by batch limit, with {kind}"
                 with _servers(folder, own, device, _ways(plan)) as servers:
@@ -74,7 +76,8 @@ def measure(
                 part, best = f"{recipe}: latency by rate of arrivals, with {kind}", median(found[0].images_per_s)
                 with _servers(folder, own, device, _ways(plan)[:1]) as servers:
                     (whole,) = servers.values()
-                    rates += parts.measure(part, capacity.rates, whole, recipe, images, kind, best, shares, plan)
+                    loops = (best, shares, rounds, plan.open_seconds)
+                    rates += parts.measure(part, capacity.rates, whole, recipe, images, kind, *loops)
         part = f"{subject}: the way over HTTP beside others"
         with _servers(folder, path, device, _ways(plan)[: 1 + plan.split]) as servers:
             whole, *others = servers.values()
