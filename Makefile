@@ -54,7 +54,7 @@ diff: setup ## compare the results with those of a commit, as Markdown (REV=HEAD
 serve: setup ## serve the recommended artifact on port 8000, with fp32 to fall back on; after repro
 	@vitquant serve --recommended --fallback models/recipes/fp32
 
-loadtest: setup ## measure the server under load with the study's artifacts, in 13 minutes; after repro
+loadtest: setup ## measure the server under load with the study's artifacts, in 16 minutes; after repro
 	@vitquant serving
 
 draws: setup ## measure how much of the accuracy is the draw of calibration images, probe and split; after repro

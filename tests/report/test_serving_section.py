@@ -118,6 +118,23 @@ def test_goals() -> None:
     wide = serving(batch8=1.0).model_copy(deep=True)
     wide.paths.files = [0.8 * SPEEDS[0], 0.9 * SPEEDS[1], 1.0 * SPEEDS[2]]
     assert analysis.goals(wide)[0].verdict == "not shown"
+    wide.paths.bare_split, wide.paths.pixels_split = SPEEDS, [0.961 * SPEEDS[0], 0.96 * SPEEDS[1], 0.959 * SPEEDS[2]]
+    assert [(goal.what, goal.verdict) for goal in analysis.goals(wide)][1:3] == [
+        ("pixels over HTTP, against the bare model", "missed"),
+        ("the same, with a worker, and a thread, for each core", "reached"),
+    ]
+
+
+def test_an_ideal_server_is_given_the_same_arrivals() -> None:
+    found = serving()  # a request each 100 ms, which wait for nobody at 25 ms
+    ideal = analysis.ideal(found)
+    assert (ideal.service_ms, ideal.p99) == (25.0, pytest.approx(1.0))
+    assert ideal.split_p99 == pytest.approx(2000 / 48.0 / 25.0)  # two workers of 48 images a second together
+    assert ideal.ours.value == pytest.approx(2.1, abs=0.1)
+    assert "to one that takes the bare median, 25.0 ms, for each, they have a p99 of 1.00 × that" in section(found)
+    refusing = [rate(NAMES[0], 0.6, 50, refused=1), *found.rates[1:]]  # it is not known when those came
+    assert analysis.ideal(serving(rates=refusing)) is None
+    assert "bare median, 25.0 ms" not in section(serving(rates=refusing))
 
 
 def test_the_section_shows_every_server_and_rate() -> None:
@@ -131,6 +148,10 @@ def test_the_section_shows_every_server_and_rate() -> None:
     assert "990 were answered (dynamic-int8 900 and fp32 90) and 10 refused with 503; 0 were lost" in text
     assert "400 MB resident after 100 requests, 410 after 500 and 412 after all" in text
     assert BRIEF not in text
+    assert "milliseconds of a core" not in text  # which older files do not have
+    timed = serving().model_copy(deep=True)
+    timed.paths.cpu_ms = {"web": 1.5, "decoder": 0.25, "worker": 40.0}
+    assert "in milliseconds of a core: web 1.50 and decoder 0.25." in section(timed)
     assert section(serving(brief=True)).startswith(BRIEF)
     assert "`openvino` was not served: no \\| such engine." in section(
         serving(unavailable={"openvino": "no | such engine"})

@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from .running import PATIENCE, Running
 
 INFER = "/v2/models/vitquant-int8/infer"
 ONE = [1, 64, 64, 3]
+LENGTH = "Inference-Header-Content-Length"
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
@@ -200,6 +202,42 @@ def test_damaged_requests_by_the_hundred(server: Running) -> None:
             answer = session.post(server.url + path, bytes(content), timeout=PATIENCE)
             assert answer.status_code in (200, 400, 413, 415, 422), answer.text
     assert server.metric('vitquant_recipe_failures_total{kind="died"') == 0
+    assert "Traceback" not in server.log
+
+
+def malformed(rng: np.random.Generator, good: dict[str, bytes]) -> Iterator[bytes]:
+    """Requests, as they go over the wire, each wrong in another way: one of each kind."""
+    form = str(rng.choice(list(good)))
+    yield http("/predict", good[form][: rng.integers(1, len(good[form]) // 2)])
+    yield http("/predict", rng.bytes(rng.integers(1, 2000)))
+    yield http("/predict", png(*map(int, rng.integers(1001, 2**31, 2))))
+    yield http(INFER, tensor(shape=rng.integers(-5, 300, rng.integers(0, 9)).tolist()))
+    numbers: list[float] = [0.0] * len(NUMBERS)
+    numbers[rng.integers(len(numbers))] = float(rng.choice([np.nan, np.inf, -np.inf]))
+    yield http(INFER, tensor(data=numbers))
+    yield http(INFER, tensor(parameters={"binary_data_size": int(rng.integers(2**62))}), f"{LENGTH}: 90")
+    yield http(INFER, tensor(data=[]), f"{LENGTH}: {rng.integers(2000, 2**62)}")
+    yield http("/predict", b"", f"Content-Length: {rng.integers(2_000_000, 2**62)}")
+    yield http("/predict", b"", f"X-{rng.integers(99)}\0: {rng.integers(99)}")
+    yield http("/predict", b"", rng.bytes(30).hex())  # a header without a colon
+
+
+def http(path: str, body: bytes, *headers: str) -> bytes:
+    """A POST."""
+    length = () if any(header.startswith("Content-Length") for header in headers) else (f"Content-Length: {len(body)}",)
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *headers, *length, "", ""]).encode() + body
+
+
+def test_a_thousand_malformed_requests(server: Running) -> None:
+    """Each is answered with 4xx; the server's processes are the same afterwards, and have not grown."""
+    rng, good = np.random.default_rng(0), {form: image(form) for form in ("PNG", "JPEG", "WEBP")}
+    processes = [psutil.Process(server.process.pid), *server.children("decoder")]  # no worker sees any of them
+    resident: list[int] = []
+    for _ in range(100):
+        for request_ in malformed(rng, good):
+            assert raw(server, request_)[:10] == b"HTTP/1.1 4", request_
+        resident.append(sum(each.memory_info().rss for each in processes))
+    assert resident[-1] < 1.1 * resident[9]
     assert "Traceback" not in server.log
 
 

@@ -12,6 +12,7 @@ from vitquant.errors import VitquantError
 from vitquant.results import form
 from vitquant.results.serving import OK, REFUSED, Serving
 from vitquant.serving.spawned import spawned
+from vitquant.serving.study import Parts
 
 OWN, OTHER = "vitquant-int8", "second"
 
@@ -34,6 +35,10 @@ def test_it_measures_all_there_is_and_counts_every_request(artifacts: Path, prep
         for arrivals in rate.rounds:
             assert set(arrivals.outcomes) <= {OK, REFUSED}
             assert arrivals.recipes.get(OWN, 0) == len(arrivals.latency_ms)
+    assert found.paths.pixels_split
+    assert found.paths.bare_split
+    assert set(found.paths.cpu_ms) == {"web", "decoder", "worker"}
+    assert found.disturbed == {}
     kills = found.kills
     assert len(kills.again_s) == len(kills.own_s) == 1
     assert kills.again_s[0] <= kills.own_s[0]
@@ -41,6 +46,16 @@ def test_it_measures_all_there_is_and_counts_every_request(artifacts: Path, prep
     assert kills.counted == kills.outcomes[OK] == sum(kills.recipes.values())
     assert kills.recipes[OWN]
     assert found.soak.requests[0] < found.soak.requests[1] == found.soak.outcomes[OK]
+
+
+def test_a_disturbed_part_is_measured_once_more() -> None:
+    said: list[str] = []
+    quiet, busy = Parts(100, said.append), Parts(-1, said.append)  # others never have less than nothing
+    assert quiet.measure("a part", iter([1, 2]).__next__) == 1
+    assert said == ["a part"]
+    assert busy.measure("another", iter([1, 2]).__next__) == 2
+    assert list(busy.disturbed) == ["another"]
+    assert not quiet.disturbed
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:

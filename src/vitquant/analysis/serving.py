@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import numpy as np
 
-from vitquant.analysis import blocks, statistics
+from vitquant.analysis import blocks, queueing, statistics
 from vitquant.analysis.blocks import Times
 from vitquant.analysis.findings import Estimate
 from vitquant.analysis.load import MACHINE, Results
@@ -128,6 +129,9 @@ def goals(found: Serving) -> list[Goal]:
              "× its throughput", ".3f"),
         Goal("pixels over HTTP, against the bare model", 0.95, True, _ratio(paths.pixels, paths.bare),
              "× its throughput", ".3f"),
+        *([Goal("the same, with a worker, and a thread, for each core", 0.95, True,
+                _ratio(paths.pixels_split, paths.bare_split), "× its throughput", ".3f")]
+          if paths.pixels_split and paths.bare_split else []),
         *_latency_goals(found),
         Goal("SIGKILL to the worker: requests lost, or answered twice", 0, False, float(sum(unaccounted(found))), "",
              ".0f"),
@@ -176,6 +180,47 @@ def _latency_goals(found: Serving) -> list[Goal]:
     return made
 
 
+@dataclass(frozen=True)
+class Ideal:
+    """Servers that take the model's own time for a request, and none for all else, given what ours was at MODERATE."""
+
+    service_ms: float
+    """The bare model's median."""
+    p99: float
+    """Of one worker, × that."""
+    split_p99: float | None
+    """Of a worker for each core, as fast as ours are when saturated, × the same; None where they were not measured."""
+    ours: Estimate
+    """The measured p99 over that of one worker."""
+
+
+def ideal(found: Serving) -> Ideal | None:
+    """For the first recipe; None where its rate was not measured, or not all requests were answered."""
+    rate = next((each for each in found.rates if (each.recipe, each.share) == (found.subject, MODERATE)), None)
+    if not rate or set(outcomes(rate)) != {OK}:
+        return None
+    service = float(np.median(np.concatenate(found.paths.bare_ms)))
+    one = _ideal_blocks(rate, service, 1)
+    split = next(
+        (each for each in found.throughput if each.server.recipe == rate.recipe and each.server.workers > 1), None
+    )
+    split_p99 = None
+    if split:
+        workers = split.server.workers
+        own = 1000 * workers / median(split.images_per_s)
+        split_p99 = float(blocks.percentiles(_ideal_blocks(rate, own, workers))[P99] / service)
+    ratio = _percentile_ratio(_blocks(rate), P99, one, P99, paired=True)
+    return Ideal(service, float(blocks.percentiles(one)[P99] / service), split_p99, ratio)
+
+
+def _ideal_blocks(rate: Rate, service_ms: float, workers: int) -> list[Times]:
+    return [
+        part
+        for each in rate.rounds
+        for part in blocks.split(each.at_s, 1000 * queueing.ideal(each.at_s, service_ms / 1000, workers))
+    ]
+
+
 def _is_default(one: Throughput) -> bool:
     return one.server.workers == one.server.max_batch == 1
 
@@ -186,10 +231,12 @@ def _ratio(speeds: Sequence[float], others: Sequence[float]) -> Estimate:
     return statistics.paired_ratio([theirs], [ours])
 
 
-def _percentile_ratio(ours: list[Times], own: int, theirs: list[Times], other: int) -> Estimate:
-    """Of two percentiles, by their places in PERCENTILES, each resampled by itself."""
+def _percentile_ratio(
+    ours: list[Times], own: int, theirs: list[Times], other: int, *, paired: bool = False
+) -> Estimate:
+    """Of two percentiles, by their places in PERCENTILES: each resampled by itself, or the same blocks of both."""
     value = blocks.percentiles(ours)[own] / blocks.percentiles(theirs)[other]
-    drawn = blocks.resampled(ours)[:, [own]] / blocks.resampled(theirs, seed=1)[:, [other]]
+    drawn = blocks.resampled(ours)[:, [own]] / blocks.resampled(theirs, seed=0 if paired else 1)[:, [other]]
     low, high = blocks.bounds(drawn)
     return Estimate(value=float(value), low=float(min(value, low[0])), high=float(max(value, high[0])), unit="×")
 

@@ -25,15 +25,18 @@ def section(found: Serving | None, gpus: Sequence[Serving] = ()) -> str:
 def _own(found: Serving) -> list[str]:
     machine, conditions = found.environment, found.conditions
     missing = "".join(f" {code(name)} was not served: {escape(why)}." for name, why in found.unavailable.items())
+    disturbed = "".join(f"; of {escape(part)}, twice, {pct:.0f} %" for part, pct in found.disturbed.items())
     rounds = len(found.throughput[0].images_per_s)
     return [
         f"{BRIEF if found.brief else ''}`vitquant serve` on the loopback, asked by a client on the same "
         f"{machine.cores} cores, measured {escape(found.date)} at commit {escape(machine.git_commit[:12])} in "
         f"{conditions.seconds / 60:.0f} minutes, while other processes had {conditions.others_pct:.1f} % of the "
-        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %. Requests are single JPEG files "
-        f"unless it says otherwise.{missing}",
+        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %{disturbed}. Requests are single JPEG "
+        f"files unless it says otherwise.{missing}",
         f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
         f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
+        *_ideal(found),
+        *_cpu(found),
         f"Saturated (a closed loop), with the range over {rounds} rounds; ratios are of the same rounds:\n\n"
         f"{_throughput(found)}",
         "At random times (an open loop), whose rate is a share of what the server with one worker and batch limit 1 "
@@ -56,6 +59,35 @@ def _goals(found: Serving) -> str:
         ),
         text_columns=4,
     )
+
+
+def _ideal(found: Serving) -> list[str]:
+    ideal = analysis.ideal(found)
+    if not ideal:
+        return []
+    split = (
+        ""
+        if ideal.split_p99 is None
+        else f"; workers of one thread, as many as cores, as fast as ours are when saturated, {ideal.split_p99:.2f} ×"
+    )
+    return [
+        f"Requests wait for each other even where a server adds nothing: sent at the same times, at "
+        f"{100 * analysis.MODERATE:.0f} % of capacity, to one that takes the bare median, {ideal.service_ms:.1f} ms, "
+        f"for each, they have a p99 of {ideal.p99:.2f} × that "
+        f"([how](../docs/method.md#the-server-under-load)){split}. The measured p99 is "
+        f"{shown(ideal.ours, '.2f')} × the first of these."
+    ]
+
+
+def _cpu(found: Serving) -> list[str]:
+    shares = {kind: taken for kind, taken in found.paths.cpu_ms.items() if kind != "worker"}
+    if not shares:
+        return []
+    parts = listing([f"{escape(kind)} {number(taken, '.2f')}" for kind, taken in shares.items()])
+    return [
+        f"Of a request with pixels the server's processes other than the worker take, in milliseconds of a core: "
+        f"{parts}. The client's come on top; a worker with several threads waits as a whole where one core is taken."
+    ]
 
 
 def _throughput(found: Serving) -> str:

@@ -85,6 +85,12 @@ class Paths(Form):
     """Pixels, one image after the other, in the process that asks."""
     pixels: Rounds
     """Pixels over HTTP, to a server of one worker of as many threads."""
+    bare_split: Rounds | None = None
+    """As `bare`, by a thread for each core, which computes alone; none on a GPU."""
+    pixels_split: Rounds | None = None
+    """As `pixels`, to a server of as many workers, of a thread each; none on a GPU."""
+    cpu_ms: dict[str, NonNegativeFloat] = {}
+    """Of `pixels`: processor time for a request, in milliseconds, by the server's processes: web, decoder, worker."""
     bare_ms: Annotated[list[Rounds], Field(min_length=2)]
     """Of `bare`: milliseconds of each pass, round by round."""
 
@@ -132,6 +138,8 @@ class Serving(ResultFile):
     date: str
     environment: Environment
     conditions: Conditions
+    disturbed: dict[str, NonNegativeFloat] = {}
+    """By a part of the study: the cores' time that others had, in percent, where that was too much twice."""
     brief: bool = False
     """A trial of the code: too short to say anything."""
     device: Device = "cpu"

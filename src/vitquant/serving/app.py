@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
@@ -81,7 +81,7 @@ def create(
     page = PAGE.read_text("utf-8")
     policy = _policy(page)
 
-    async def known(request: Request, name: str) -> None:
+    def check_model(request: Request, name: str) -> None:
         if name != spec.recipe or request.path_params.get("version", replies.VERSION) != replies.VERSION:
             raise HTTPException(404, "there is no such model")
 
@@ -121,21 +121,24 @@ def create(
         return replies.line({"ready": False, "error": server.dispatcher.why()}, 503)
 
     for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        options: Any = {"dependencies": [Depends(known)], "include_in_schema": "versions" not in prefix}
+        options: Any = {"include_in_schema": "versions" not in prefix}
 
         @app.get(prefix, **options)
-        async def model_metadata() -> Response:
+        async def model_metadata(request: Request, name: str) -> Response:
             """The model's inputs, outputs and classes."""
+            check_model(request, name)
             return replies.line(replies.model(spec.recipe, spec))
 
         @app.get(f"{prefix}/ready", **options)
-        async def model_ready() -> Response:
+        async def model_ready(request: Request, name: str) -> Response:
             """As the server's."""
+            check_model(request, name)
             return await ready()
 
         @app.post(f"{prefix}/infer", **options)
-        async def infer(request: Request) -> Response:
+        async def infer(request: Request, name: str) -> Response:
             """Logits, probabilities and class names, by the Open Inference Protocol, version 2."""
+            check_model(request, name)
             return await server.answer(request, decoder.INFER)
 
     return Observed(app, server)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -74,18 +74,19 @@ def rates(
     kind: Kind,
     capacity: float,
     shares: Sequence[float],
-    plan: Plan,
+    number_of_rounds: int,
+    seconds: float,
 ) -> list[Rate]:
-    """Open loops at shares of a capacity, in images a second; every round has each of them."""
+    """Open loops at shares of a capacity, in images a second; every round has each of them, for so many seconds."""
     rng, rounds = np.random.default_rng(0), {share: list[Arrivals]() for share in shares}
     target = Target(server.url, images, kind, 1, TIMEOUT)
-    for number in range(plan.open_rounds):
+    for number in range(number_of_rounds):
         for share in map(float, rng.permutation(shares)):
-            sent = asyncio.run(target.open(share * capacity, plan.open_seconds, number))
+            sent = asyncio.run(target.open(share * capacity, seconds, number))
             answered = [each for each in sent if each.outcome == OK]
             rounds[share].append(
                 Arrivals(
-                    seconds=plan.open_seconds,
+                    seconds=seconds,
                     at_s=[round(each.at, 4) for each in answered],
                     latency_ms=[round(1000 * each.seconds, 3) for each in answered],
                     outcomes=outcomes(sent),
@@ -111,6 +112,7 @@ def paths(
     model = load(artifact, cores, device)
     pixels = [model.artifact.spec.preprocessing.pixels(image) for image in images]
     bare_ms: list[list[float]] = []
+    cpu_s: dict[str, float] = defaultdict(float)  # and how many answers there were
     repeats = 4  # of the images, in a call: what ends on one core alone is a small part of it
 
     def predict(seconds: float) -> float:
@@ -131,7 +133,28 @@ def paths(
     def over_http(server: Spawned, kind: Kind) -> Callable[[float], float]:
         return lambda seconds: _images_per_s(closed(server.url, images, kind, plan.clients, seconds), seconds)
 
-    ways = {"predict": predict, "files": over_http(split, "files"), "bare": bare, "pixels": over_http(whole, "pixels")}
+    def bare_split(seconds: float) -> float:
+        start, number = time.perf_counter(), 0
+        while (taken := time.perf_counter() - start) < seconds:
+            number += len(list(threads.map(one_core_each.logits, [each[None] for each in pixels] * repeats)))
+        return number / taken
+
+    def pixels_whole(seconds: float) -> float:
+        before, count = whole.cpu_seconds(), whole.counted()
+        speed = over_http(whole, "pixels")(seconds)
+        for process, taken in whole.cpu_seconds().items():
+            cpu_s[process] += taken - before[process]
+        cpu_s["answers"] += whole.counted() - count
+        return speed
+
+    ways = {
+        "predict": predict,
+        "files": over_http(split, "files"),
+        "bare": bare,
+        "pixels": pixels_whole,
+    }
+    if split is not whole:
+        ways |= {"bare_split": bare_split, "pixels_split": over_http(split, "pixels")}
     rng, found = np.random.default_rng(0), {name: list[float]() for name in ways}
     with threads:
         list(many.predict(one_core_each, threads, list(images) * repeats))  # a GPU compiles what is new to it
@@ -139,4 +162,6 @@ def paths(
         for _ in range(plan.rounds):
             for name in map(str, rng.permutation(list(ways))):
                 found[name].append(round(ways[name](plan.visit), 3))
-    return Paths(**found, bare_ms=bare_ms)
+    answers = cpu_s.pop("answers")
+    cpu_ms = {process: round(1000 * taken / answers, 3) for process, taken in cpu_s.items()}
+    return Paths(**found, bare_ms=bare_ms, cpu_ms=cpu_ms)

@@ -23,8 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 INFER, PREDICT = 0, 1
 REQUEST = struct.Struct("<BqH")
 """Which endpoint, the JSON's length in bytes, or -1, and the content type's length; that and the body follow."""
-REPLY = struct.Struct("<HHHHH")
-"""Status, images, which OUTPUTS, which of them binary, both as bits, and the text's length; that and pixels follow."""
+REPLY = struct.Struct("<HHHHH?")
+"""Status, images, which OUTPUTS, which of them binary, both as bits, the text's length, and whether the pixels are the
+request's last bytes, as they are; the text follows, and pixels where they are not."""
 BYTES_PER_PIXEL = 9  # that decoding takes at most
 PER_BODY = 24  # bytes that reading JSON takes at most for a byte of it
 SLACK = 64 << 20  # bytes for all else
@@ -78,7 +79,8 @@ class Decoder:
             return _reply(refused.status, 0, (), refused.why)
         except MemoryError:
             return _reply(413, 0, (), "reading it takes more memory than a request may take")
-        return *_reply(200, len(pixels), asked.outputs, asked.id), pixels.data.cast("B")
+        reply = _reply(200, len(pixels), asked.outputs, asked.id, asked.as_sent)
+        return reply if asked.as_sent else (*reply, pixels.data.cast("B"))
 
     def _read(self, request: bytearray) -> tuple[protocol.Asked, NDArray[np.uint8]]:
         endpoint, header_length, type_length = REQUEST.unpack_from(request)
@@ -114,9 +116,11 @@ class Decoder:
         return RefusedError(413, f"an image may have at most {self._pixels} pixels")
 
 
-def _reply(status: int, images: int, outputs: tuple[tuple[str, bool], ...], text: str) -> tuple[bytes, bytes]:
+def _reply(
+    status: int, images: int, outputs: tuple[tuple[str, bool], ...], text: str, as_sent: bool = False
+) -> tuple[bytes, bytes]:
     words = text.encode("utf-8", "backslashreplace")
-    return REPLY.pack(status, images, *masks(outputs), len(words)), words
+    return REPLY.pack(status, images, *masks(outputs), len(words), as_sent), words
 
 
 def masks(outputs: tuple[tuple[str, bool], ...]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ class Decoders:
             self._tasks.add(task)
             task.add_done_callback(self._forget)
             try:
-                return self._read(await asyncio.shield(task))  # when nobody waits, it is decoded all the same
+                return self._read(await asyncio.shield(task), body)  # when nobody waits, it is decoded all the same
             except DiedError as died:
                 log.warning("a decoder ended with code %s", died.code)
                 if last and died.killed:
@@ -116,12 +117,15 @@ class Decoders:
         self._idle.put_nowait(child)
         return reply
 
-    def _read(self, reply: bytes) -> Decoded:
-        status, images, wanted, binary, length = REPLY.unpack_from(reply)
+    def _read(self, reply: bytes, body: bytes) -> Decoded:
+        status, images, wanted, binary, length, as_sent = REPLY.unpack_from(reply)
         start = REPLY.size + length
         text = reply[REPLY.size : start].decode("utf-8", "replace")
         if status != 200:  # noqa: PLR2004
             raise RefusedError(status, text)
-        pixels = np.frombuffer(reply, np.uint8, offset=start).reshape(images, self._side, self._side, 3)
+        shape = (images, self._side, self._side, 3)
+        there = (
+            np.frombuffer(body, np.uint8)[-prod(shape) :] if as_sent else np.frombuffer(reply, np.uint8, offset=start)
+        )
         outputs = ((name, bool(binary >> number & 1)) for number, name in enumerate(OUTPUTS) if wanted >> number & 1)
-        return Decoded(pixels, tuple(outputs), text)
+        return Decoded(there.reshape(shape), tuple(outputs), text)

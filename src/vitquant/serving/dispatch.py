@@ -163,7 +163,7 @@ class Dispatcher:
     async def _run(self, slot: Slot, child: Child, batch: list[Item]) -> None:
         """Give a batch to a worker, and its images what comes of it."""
         recipe, loop = slot.recipe, asyncio.get_running_loop()
-        start, name = loop.time(), recipe.name
+        start, name, frame = loop.time(), recipe.name, None
         self._metrics.batch.labels(name).observe(len(batch))
         try:
             async with asyncio.timeout(self._settings.deadline):
@@ -182,15 +182,17 @@ class Dispatcher:
             taken = loop.time() - start
             self._metrics.compute.labels(name).observe(taken)
             recipe.seconds += RECENT * (taken / len(batch) - recipe.seconds)
-            self._answer(recipe, batch, frame, taken)
+            classes = len(recipe.artifact.spec.classes)
+            logits = np.frombuffer(frame, np.float32, offset=worker.HEAD.size).reshape(len(batch), classes)
+            finite = [bool(np.isfinite(row).all()) for row in logits]
+            self._judge(recipe, batch, finite, taken)
         finally:
             slot.busy = False
-            self.pump()
+            self.pump()  # before any answer is written: the worker does not wait for that
+        if frame is not None:
+            self._answer(recipe, batch, logits, finite)
 
-    def _answer(self, recipe: Recipe, batch: list[Item], frame: bytes, taken: float) -> None:
-        classes = len(recipe.artifact.spec.classes)
-        logits = np.frombuffer(frame, np.float32, offset=worker.HEAD.size).reshape(len(batch), classes)
-        finite = [bool(np.isfinite(row).all()) for row in logits]
+    def _judge(self, recipe: Recipe, batch: list[Item], finite: list[bool], taken: float) -> None:
         late = any(item.request.deadline <= asyncio.get_running_loop().time() for item in batch)
         if not all(finite):
             recipe.failed("not finite", f"{finite.count(False)} of {len(batch)} images")
@@ -198,6 +200,8 @@ class Dispatcher:
             recipe.failed("deadline", f"a batch took {taken:.1f} s")
         else:
             recipe.breaker.succeeded()
+
+    def _answer(self, recipe: Recipe, batch: list[Item], logits: NDArray[np.float32], finite: list[bool]) -> None:
         for item, row, right in zip(batch, logits, finite, strict=True):
             if not item.current:
                 continue
@@ -205,6 +209,7 @@ class Dispatcher:
                 item.request.take(item.index, row, recipe)
             elif not item.request.failures and len(self.recipes) > 1:
                 self._try_again(item.request, recipe)
+                self.pump()
             else:
                 item.request.refuse(RefusedError(500, f"the model gives no finite numbers for image {item.index}"))
 

@@ -106,7 +106,9 @@ class Target:
     async def _asking(self) -> AsyncIterator[Callable[[float], Awaitable[Sent]]]:
         """A function that sends a request that was to be sent at a time, once; `at` is then on that clock."""
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
             url, bodies = await self._prepare(session)
 
             async def ask(due: float) -> Sent:

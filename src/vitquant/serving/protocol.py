@@ -32,6 +32,8 @@ class Asked:
     outputs: tuple[tuple[str, bool], ...] = tuple((name, False) for name in OUTPUTS)
     """Their names, in order, and whether each is binary."""
     id: str = ""
+    as_sent: bool = False
+    """Whether the pixels are the body's last bytes, as they are."""
 
 
 def parse(body: bytes | bytearray | memoryview, header_length: int | None, side: int, most: int) -> Asked:
@@ -75,7 +77,7 @@ def parse(body: bytes | bytearray | memoryview, header_length: int | None, side:
         if type(size) is not int or size != len(rest) or "data" in tensor:
             raise RefusedError(400, "binary_data_size must be the number of bytes after the JSON, and instead of data")
         images = _pixels_of_bytes(rest, wanted) if kind == "UINT8" else _files_of_bytes(rest, shape[0])
-    return Asked(images, _outputs(content), _id(content))
+    return Asked(images, _outputs(content), _id(content), as_sent=kind == "UINT8" and size is not None)
 
 
 def _json(content: bytes) -> dict[str, Any]:

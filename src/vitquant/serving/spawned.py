@@ -18,7 +18,9 @@ from vitquant.serving.replies import RECIPE_HEADER
 
 Found = TypeVar("Found")
 PROGRAM = "from vitquant.cli import main; main(prog_name='vitquant')"
+KINDS = ("decoder", "worker")  # of its processes
 PATIENCE = 300.0  # seconds until it is ready, or has ended
+ENDING = 10.0  # seconds that its processes have to end after it
 LOOK = 0.02  # seconds between two looks at whether it is ready
 IMAGES = re.compile(r"^vitquant_images_total\{.*\} (\S+)$", re.MULTILINE)
 
@@ -87,6 +89,16 @@ class Spawned:
                 if "vitquant.serving.worker" in line and str(artifact) in line:
                     child.kill()
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that it and its processes have taken: `web`, `decoder` and `worker`."""
+        taken, own = dict.fromkeys(("web", *KINDS), 0.0), psutil.Process(self._process.pid)
+        for each in (own, *own.children()):
+            with suppress(psutil.Error):  # it has ended
+                times, line = each.cpu_times(), each.cmdline()
+                kind = next((kind for kind in KINDS if f"vitquant.serving.{kind}" in line), "web")
+                taken[kind] += times.user + times.system
+        return taken
+
     def resident_bytes(self) -> int:
         """Memory of it and its processes; pages that they share count in each."""
         own = psutil.Process(self._process.pid)
@@ -118,9 +130,13 @@ def spawned(folder: Path, artifact: Path, *fallback: Path, device: str = "cpu", 
     try:
         yield Spawned(process, started, log)
     finally:
+        own = psutil.Process(process.pid) if process.poll() is None else None
+        children = own.children(recursive=True) if own else []
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for left in psutil.wait_procs(children, ENDING)[1]:  # none takes time from what is measured next
+            left.kill()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -23,6 +24,10 @@ from vitquant.serving.plan import Plan
 from vitquant.serving.spawned import Spawned, spawned
 
 QUALITY = 95  # of the JPEG files that are sent
+TIMES = 2  # that a disturbed part is measured
+Found = TypeVar("Found")
+P = ParamSpec("P")
+Way = tuple[int, int, int]
 SLOW = {"deadline_ms": 60_000, "queue": 128}  # a server whose batches wait for each other refuses nothing
 
 
@@ -55,25 +60,29 @@ def measure(
         raise VitquantError(f"none of {', '.join(names)} can run here: name others by --recipe")
     (subject, path), *_ = usable.items()
     watch, throughput, rates = Watch(), list[Throughput](), list[Rate]()
+    parts = Parts(plan.max_busy_pct, say)
     with TemporaryDirectory() as name:
         folder = Path(name)
         images = _jpegs(Prepared(data), folder)
         for recipe, own in usable.items():
-            say(f"{recipe}: its servers start")
-            with _servers(folder, own, device, plan) as servers:
-                whole = servers[1, cpu.cores(), 1]
-                shares = (*plan.shares, *(plan.more_shares if recipe == subject else ()))
-                for kind in plan.kinds:
-                    say(f"{recipe}: throughput by workers and by batch limit, with {kind}")
-                    found = capacity.throughput(servers, recipe, images, kind, plan)
-                    throughput += found
-                    say(f"{recipe}: latency by rate of arrivals, with {kind}")
-                    best = median(found[0].images_per_s)
-                    rates += capacity.rates(whole, recipe, images, kind, best, shares, plan)
-                if recipe == subject:
-                    say(f"{recipe}: the way over HTTP beside others")
-                    split = servers.get((cpu.cores(), 1, 1), whole)
-                    paths = capacity.paths(own, split, whole, images, cpu.cores(), device, plan)
+            shares, rounds = plan.shares, plan.open_rounds
+            if recipe == subject:
+                shares, rounds = (*shares, *plan.more_shares), plan.more_open_rounds
+            for kind in plan.kinds:
+                part = f"{recipe}: throughput by workers and by batch limit, with {kind}"
+                with _servers(folder, own, device, _ways(plan)) as servers:
+                    found = parts.measure(part, capacity.throughput, servers, recipe, images, kind, plan)
+                throughput += found
+                part, best = f"{recipe}: latency by rate of arrivals, with {kind}", median(found[0].images_per_s)
+                with _servers(folder, own, device, _ways(plan)[:1]) as servers:
+                    (whole,) = servers.values()
+                    loops = (best, shares, rounds, plan.open_seconds)
+                    rates += parts.measure(part, capacity.rates, whole, recipe, images, kind, *loops)
+        part = f"{subject}: the way over HTTP beside others"
+        with _servers(folder, path, device, _ways(plan)[: 1 + plan.split]) as servers:
+            whole, *others = servers.values()
+            split = others[0] if others else whole
+            paths = parts.measure(part, capacity.paths, path, split, whole, images, cpu.cores(), device, plan)
         say(f"{subject}: its worker is killed, {plan.kills} times")
         starts = []
         for number in range(plan.starts):
@@ -91,6 +100,7 @@ def measure(
         date=datetime.now(UTC).date().isoformat(),
         environment=environment(threads=cpu.cores(), **gpu),
         conditions=watch.conditions(),
+        disturbed=parts.disturbed,
         brief=plan.brief,
         device=device,
         architecture=open_artifact(path).spec.architecture,
@@ -105,6 +115,27 @@ def measure(
     )
 
 
+class Parts:
+    """Parts of the study, each measured once more where other processes had too much of the cores' time."""
+
+    def __init__(self, max_busy_pct: float, say: Callable[[str], None]) -> None:
+        self._most, self._say = max_busy_pct, say
+        self.disturbed: dict[str, float] = {}
+        """By those of the second time, too: what others had, in percent."""
+
+    def measure(self, name: str, part: Callable[P, Found], *args: P.args, **kwargs: P.kwargs) -> Found:
+        """What `part` finds."""
+        self._say(name)
+        for number in range(TIMES):
+            watch = Watch()
+            found = part(*args, **kwargs)
+            if (busy := watch.conditions().busy_pct) <= self._most:
+                return found
+            self._say(f"others had {busy:.0f} % of the cores' time" + ("" if number else ": once more"))
+        self.disturbed[name] = busy
+        return found
+
+
 def _jpegs(prepared: Prepared, folder: Path) -> list[Path]:
     """The study's own image files, as JPEG."""
     files = []
@@ -114,15 +145,16 @@ def _jpegs(prepared: Prepared, folder: Path) -> list[Path]:
     return files
 
 
-@contextmanager
-def _servers(folder: Path, artifact: Path, device: Device, plan: Plan) -> Iterator[dict[tuple[int, int, int], Spawned]]:
-    """Servers by their workers, threads and batch limit: one worker of all cores, a worker for each, and batches.
-
-    On a GPU only one worker has it, and the second is left out.
-    """
+def _ways(plan: Plan) -> list[Way]:
+    """One worker of all cores, a worker for each, and batches. On a GPU only one worker has it: no second."""
     cores = cpu.cores()
     split = [(cores, 1, 1)] if plan.split else []
-    ways = [(1, cores, 1), *split, *((1, cores, batch) for batch in plan.batches if batch > 1)]
+    return [(1, cores, 1), *split, *((1, cores, batch) for batch in plan.batches if batch > 1)]
+
+
+@contextmanager
+def _servers(folder: Path, artifact: Path, device: Device, ways: Sequence[Way]) -> Iterator[dict[Way, Spawned]]:
+    """Servers by their workers, threads and batch limit, which end when left; no other is there meanwhile."""
     with ExitStack() as stack:
         yield {
             (workers, threads, batch): stack.enter_context(
