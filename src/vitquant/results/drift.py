@@ -14,7 +14,7 @@ Kind = Literal["clean", "brightness", "contrast", "blur", "noise", "jpeg", "colo
 CLEAN: Kind = "clean"
 KINDS: tuple[Kind, ...] = get_args(Kind)[1:]
 STRENGTHS: dict[Kind, tuple[float, float, float]] = {
-    "brightness": (1.5, 2.0, 3.0),
+    "brightness": (1.2, 1.5, 2.0),
     "contrast": (0.6, 0.4, 0.2),
     "blur": (1.0, 2.0, 4.0),
     "noise": (0.05, 0.1, 0.2),
