@@ -15,7 +15,7 @@ RECIPES = ("dynamic-int8", "static-int8", "onnxruntime-int8-dynamic", "openvino-
 @click.option(
     "--images",
     type=click.IntRange(1),
-    default=100,
+    default=80,
     show_default=True,
     help="Of the validation split, evenly over its classes.",
 )
