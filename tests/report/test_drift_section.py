@@ -16,14 +16,14 @@ from vitquant.results.drift import FILE, Drifts, Inputs, Recalibrated, Row, enco
 
 IMAGES = 200
 TRUTH = np.arange(IMAGES) % 2
+ORDER = np.random.default_rng(0).permutation(IMAGES)
 CLAIM = "regular recalibration"
 
 
 def wrong(count: int) -> str:
-    """That many of the images, spread out, get the other class."""
+    """That many of the images get the other class, all of those that fewer do among them."""
     classes = TRUTH.copy()
-    at = np.linspace(0, IMAGES - 1, count).round().astype(int)
-    classes[at] = 1 - classes[at]
+    classes[ORDER[:count]] = 1 - classes[ORDER[:count]]
     return encoded(classes)
 
 
