@@ -116,7 +116,7 @@ def test_the_report_is_written(written: Path) -> None:
     )
     assert "ships 20.0 MB for 80.0 MB (75.0 % smaller)" in text
     linked = re.findall(r"!\[(.+)\]\((.+)\)", text)
-    assert len(linked) == 11
+    assert len(linked) == 12
     for description, file in linked:
         assert len(description) > 20
         with Image.open(written / file) as image:

@@ -39,7 +39,7 @@ def batching(measured: Measured | None) -> Verdict:
 
 
 def recalibrating(found: Drifts | None) -> Verdict:
-    """Reproduced where a recipe is shown to win accuracy back, not where none can have won `drift.MARGIN`."""
+    """Reproduced where a recipe is shown to win accuracy back, not where none wins `drift.MARGIN` in the mean."""
     gains = drift.gains(drift.again(found)) if found else []
     if not found or not gains:
         return UNMEASURED, NO_DRIFT
@@ -49,7 +49,7 @@ def recalibrating(found: Drifts | None) -> Verdict:
         reason += f"; nothing to recalibrate in {fixed}"
     if any(gain.won for gain in gains):
         return REPRODUCED, reason
-    return (MISSED if all(gain.most < drift.MARGIN for gain in gains) else INCONCLUSIVE), reason
+    return (MISSED if all(gain.overall.high < drift.MARGIN for gain in gains) else INCONCLUSIVE), reason
 
 
 def handling(found: Serving) -> Verdict:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from vitquant.analysis import statistics
 from vitquant.analysis.findings import Estimate, Study
@@ -61,6 +63,8 @@ class Again:
     """McNemar's, corrected by Holm's method for all that were calibrated again."""
     agreement: tuple[Estimate, Estimate]
     """With FP32, before and after, %."""
+    gained: NDArray[np.int64]
+    """Of each image, (N,): 1 where only the new one is right, -1 where only the old."""
 
     @property
     def shown(self) -> bool:
@@ -73,29 +77,22 @@ class Gain:
     """What recalibration does for a recipe."""
 
     recipe: str
+    overall: Estimate
+    """In top-1, the mean over all kinds, pp, with Student's t interval over images."""
     won: list[Again]
     """Where it is shown to win."""
     lost: list[Again]
     """Where it is shown to lose."""
-    most: float
-    """The highest end of an interval of what it wins, pp."""
 
     def __str__(self) -> str:
         """In words, the recipe in backticks."""
-        name = quote(self.recipe)
-        if not self.won and not self.lost:
-            return f"`{name}`: no difference is shown, and no interval reaches beyond {self.most:+.1f} pp"
-        lists = {"wins back": self.won, "loses": self.lost}
-        parts = [
-            f"{verb} "
-            + ", ".join(
-                f"{abs(each.won.value):.1f} [{each.won.low:+.1f}, {each.won.high:+.1f}] pp under {each.kind}"
-                for each in some
-            )
-            for verb, some in lists.items()
-            if some
-        ]
-        return f"`{name}` {' and '.join(parts)}; elsewhere no difference is shown"
+        each = [f"under {one.kind} {_brackets(one.won)}" for one in (*self.won, *self.lost)]
+        shown = ", ".join(each) or "no difference is shown under any"
+        return f"`{quote(self.recipe)}` wins back {_brackets(self.overall)} over all kinds: {shown}"
+
+
+def _brackets(estimate: Estimate) -> str:
+    return f"{estimate.value:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}] pp"
 
 
 def disagreements(study: Study) -> dict[str, float]:
@@ -155,11 +152,12 @@ def again(measured: Drifts) -> list[Again]:
         tests.append(statistics.mcnemar_p(int((after & ~before).sum()), int((before & ~after).sum())))
         agreement = statistics.proportion(old == fp32), statistics.proportion(new == fp32)
         loss = statistics.paired_difference(before, fp32 == labels)
-        found.append((one.kind, one.recipe, loss, statistics.paired_difference(after, before), agreement))
+        won = statistics.paired_difference(after, before)
+        found.append((one.kind, one.recipe, loss, won, agreement, after.astype(int) - before))
     corrected = statistics.holm(tests)
     return [
-        Again(kind, recipe, before, won, p, agreement)
-        for (kind, recipe, before, won, agreement), p in zip(found, corrected, strict=True)
+        Again(kind, recipe, before, won, p, agreement, gained)
+        for (kind, recipe, before, won, agreement, gained), p in zip(found, corrected, strict=True)
     ]
 
 
@@ -170,8 +168,18 @@ def gains(found: Sequence[Again]) -> list[Gain]:
         own = [each for each in found if each.recipe == name]
         won = [each for each in own if each.shown and each.won.value > 0]
         lost = [each for each in own if each.shown and each.won.value < 0]
-        told.append(Gain(name, won, lost, max(each.won.high for each in own)))
+        told.append(Gain(name, _overall(np.stack([each.gained for each in own])), won, lost))
     return told
+
+
+def _overall(gained: NDArray[np.int64]) -> Estimate:
+    """The mean over kinds and images of (kinds, N); what one image has of all kinds is not independent."""
+    images = gained.mean(axis=0)
+    if not np.ptp(images):  # no spread to tell an interval by: that of one kind is wider than all together have
+        return statistics.paired_difference(images > 0, images < 0)
+    interval = stats.ttest_1samp(images, 0).confidence_interval(statistics.LEVEL)
+    low, high = 100 * float(interval.low), 100 * float(interval.high)
+    return Estimate(value=100 * float(images.mean()), low=low, high=high, unit="pp")
 
 
 def read(folder: Path, params: Params) -> Drifts | None:
