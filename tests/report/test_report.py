@@ -320,7 +320,7 @@ def test_every_study_has_all_figures(
         for name, _, figure in build.drawings(build.read(study, inputs)):
             figure.draw_without_rendering()
             names.append(name)
-    assert len(set(names)) == 11
+    assert len(set(names)) == 12
 
 
 def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs) -> None:
