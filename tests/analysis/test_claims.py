@@ -274,5 +274,5 @@ def test_all_verdicts_of_a_study_without_speed_or_accuracy_can_be_made(findings:
             kept |= {"speeds": {}, "footprint": None}
         study = handmade.with_recipe(study, name, own.model_copy(update=kept))
     audited = claims.audit(of(study))
-    assert len(audited) == len(claims.CLAIMS) + 2
+    assert len(audited) == len(claims.CLAIMS) + 3
     assert np.unique([each.verdict for each in audited]).tolist() == sorted([IMPOSSIBLE, REPRODUCED, UNMEASURED])
