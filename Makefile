@@ -17,7 +17,7 @@ override export REV := $(value REV)
 override export SET := $(value SET)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick repro repro-full diff draws outliers studies serve loadtest test lint dependencies clean \
+.PHONY: help setup quick repro repro-full diff draws outliers drift studies serve loadtest test lint dependencies clean \
 	docker-build docker-test docker-bench docker-serve-build docker-serve
 
 help: ## list the targets
@@ -62,6 +62,9 @@ draws: setup ## measure how much of the accuracy is the draw of calibration imag
 
 outliers: setup ## measure how the recipes bear outliers in activations, as larger models have them; after repro
 	@vitquant outliers
+
+drift: setup ## measure what drift of the images costs each recipe, and what recalibration wins back; after repro
+	@vitquant drift
 
 studies: setup ## measure the studies that the report shows beside its own: a ViT-B's speed, and embeddings
 	@set -e; for study in vit-b-speed embedding; do vitquant experiment studies/$$study.yaml --publish; done

@@ -60,6 +60,7 @@ def test_code_and_what_it_and_its_tests_read_reach_the_image() -> None:
         ".dvc/plots",
         "results/cuda",
         "results/draws/README.md",
+        "results/drift/README.md",
         "results/outliers/README.md",
         "results/studies/README.md",
         "results/figures",

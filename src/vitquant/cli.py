@@ -13,6 +13,7 @@ from vitquant.commands import (
     check,
     diff,
     draws,
+    drift,
     experiment,
     loadtest,
     monitor,
@@ -96,7 +97,7 @@ STAGES = (
     report,
 )
 COMMANDS = (
-    *(check, repro, summary, recommend, diff, draws, outliers, study, experiment, bundle),
+    *(check, repro, summary, recommend, diff, draws, outliers, drift, study, experiment, bundle),
     *(predict, serve, loadtest, serving, monitor, recalibrate),
 )
 for module in (*STAGES, *COMMANDS):

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 PIPELINE = (
     *("src", "dependencies", "dvc.yaml", "uv.lock", ".dvc/config", ".dvc/plots/interval.json", ".dvcignore"),
     *(".gitignore", "results/cuda/README.md", "results/draws/README.md", "results/serving/README.md"),
-    *("results/outliers/README.md", "results/studies/README.md"),
+    *("results/drift/README.md", "results/outliers/README.md", "results/studies/README.md"),
 )
 PER_CHANNEL = {"method": "dynamic_int8", "per_channel": True, "keep_float": ["head"], "engine": "auto"}
 

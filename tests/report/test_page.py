@@ -62,7 +62,7 @@ def test_the_page_is_whole_and_alone(browser: webdriver.Chrome, results: Path) -
     assert [url for url in requests(browser, page.as_uri()) if not url.startswith("data:")] == [page.as_uri()]
     assert page.stat().st_size < MOST_BYTES
     figures = browser.find_elements(By.CSS_SELECTOR, "figure svg")
-    assert len(figures) == 11
+    assert len(figures) == 12
     for figure in figures:
         assert figure.get_attribute("role") == "img"
         assert len(figure.get_attribute("aria-label") or "") > 20

@@ -116,7 +116,7 @@ def test_the_report_is_written(written: Path) -> None:
     )
     assert "ships 20.0 MB for 80.0 MB (75.0 % smaller)" in text
     linked = re.findall(r"!\[(.+)\]\((.+)\)", text)
-    assert len(linked) == 11
+    assert len(linked) == 12
     for description, file in linked:
         assert len(description) > 20
         with Image.open(written / file) as image:
@@ -320,7 +320,7 @@ def test_every_study_has_all_figures(
         for name, _, figure in build.drawings(build.read(study, inputs)):
             figure.draw_without_rendering()
             names.append(name)
-    assert len(set(names)) == 11
+    assert len(set(names)) == 12
 
 
 def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: Inputs) -> None:

@@ -89,7 +89,7 @@ def verdict(found: Serving | None, what: str) -> tuple[str, str]:
 )
 def test_batches_are_judged_by_the_limit_that_was_chosen_before(batch8: float, expected: str) -> None:
     assert verdict(serving(batch8), "batching for throughput")[0] == expected
-    measured = claims.audit(handmade.findings(), serving=serving(batch8))[-2].measured
+    measured = claims.audit(handmade.findings(), serving=serving(batch8))[-3].measured
     assert measured
     assert isinstance(measured.value, Estimate)
     assert measured.value.value == pytest.approx(batch8, rel=0.01)

@@ -1,23 +1,29 @@
-"""What the seed report advises for production, as claims: held against what the server was measured to do."""
+"""What the seed report advises for production, as claims: held against what was measured of server and drift."""
 
+from vitquant.analysis import drift
 from vitquant.analysis import serving as analysis
 from vitquant.analysis.findings import Estimate
 from vitquant.analysis.quantities import Measured, quote
 from vitquant.analysis.rules import INCONCLUSIVE, MISSED, REPRODUCED, UNMEASURED, Claim, Verdict
 from vitquant.analysis.verdicts import faster_or_slower
+from vitquant.results.drift import Drifts
 from vitquant.results.serving import OK, REFUSED, Serving
 
 SERVES_AGAIN = 5.0  # seconds after a worker's end, at most
 UNKNOWN = "the server was not measured with these artifacts on this machine: `make loadtest` does"
 
+NO_DRIFT = "what drift of the images does was not measured of this study: `make drift` does"
 
-def claims(found: Serving | None) -> tuple[Claim, Claim]:
-    """Batches, and what becomes of failures."""
+
+def claims(found: Serving | None, drifts: Drifts | None) -> tuple[Claim, Claim, Claim]:
+    """Batches, recalibration, and what becomes of failures."""
     subject = found.subject if found else ""
     batches, handled = (_batches(found), _handled(found)) if found else (None, None)
     on_batches, on_failures = batching(batches), handling(found) if found else (UNMEASURED, UNKNOWN)
+    calibrated, on_calibration = _calibrated(drifts), recalibrating(drifts)
     return (
         Claim("batching for throughput", "maximizes it", "", lambda *_: batches, subject, lambda *_: on_batches),
+        Claim("regular recalibration", "recommended", "", lambda *_: calibrated, "", lambda *_: on_calibration),
         Claim("error handling and fallback", "recommended", "", lambda *_: handled, subject, lambda *_: on_failures),
     )
 
@@ -30,6 +36,20 @@ def batching(measured: Measured | None) -> Verdict:
         "faster": (REPRODUCED, "batches raise the throughput: the whole interval is above 1"),
         "slower": (MISSED, "batches lower the throughput: the whole interval is below 1"),
     }.get(faster_or_slower(measured.value), (INCONCLUSIVE, "no difference is shown: the interval holds 1"))
+
+
+def recalibrating(found: Drifts | None) -> Verdict:
+    """Reproduced where a recipe is shown to win accuracy back, not where none wins `drift.MARGIN` in the mean."""
+    gains = drift.gains(drift.again(found)) if found else []
+    if not found or not gains:
+        return UNMEASURED, NO_DRIFT
+    reason = "; ".join(map(str, gains))
+    if found.uncalibrated:
+        fixed = ", ".join(f"`{quote(name)}`" for name in found.uncalibrated)
+        reason += f"; nothing to recalibrate in {fixed}"
+    if any(gain.won for gain in gains):
+        return REPRODUCED, reason
+    return (MISSED if all(gain.overall.high < drift.MARGIN for gain in gains) else INCONCLUSIVE), reason
 
 
 def handling(found: Serving) -> Verdict:
@@ -63,4 +83,14 @@ def _handled(found: Serving) -> Measured:
     return Measured(
         f"the worker killed {len(kills.again_s)} times under load: of {sum(kills.outcomes.values()):,} requests "
         f"{kills.outcomes.get(OK, 0):,} answered ({by}), {kills.outcomes.get(REFUSED, 0):,} refused with 503"
+    )
+
+
+def _calibrated(found: Drifts | None) -> Measured | None:
+    if not found or not found.recalibrated:
+        return None
+    kinds = len({each.kind for each in found.recalibrated})
+    return Measured(
+        f"top-1 with calibration images that drifted alike, over {len(found.labels)} images, under the strongest of "
+        f"{kinds} kinds of drift"
     )

@@ -12,6 +12,7 @@ from vitquant.analysis.recommend import BUDGET
 from vitquant.analysis.rules import Claim, amount, change, fact, impossible, of_vit_b
 from vitquant.analysis.studies import vit_b_of
 from vitquant.params import BASELINE, SEED_RECIPE
+from vitquant.results.drift import Drifts
 from vitquant.results.serving import Serving
 
 LATENCY_CHANGE, MEMORY_CHANGE, SIZE_CHANGE = -36.6, -63.2, -74.4  # percent
@@ -78,7 +79,10 @@ class Audited:
 
 
 def audit(
-    findings: Findings, others: Mapping[str, Study] | None = None, serving: Serving | None = None
+    findings: Findings,
+    others: Mapping[str, Study] | None = None,
+    serving: Serving | None = None,
+    drifts: Drifts | None = None,
 ) -> list[Audited]:
     """Every claim of the seed report, judged, and its advice for production.
 
@@ -86,12 +90,13 @@ def audit(
         others: studies beside the findings' own; where that is of no ViT-B, the first that is tells of what does not
             depend on the weights.
         serving: what the server was measured to do.
+        drifts: what recipes were measured to do with images that drifted.
     """
     vit_b = vit_b_of(findings.study, others or {})
     other = vit_b is not None and vit_b is not findings.study
     seeds = findings.model_copy(update={"study": vit_b}) if vit_b else findings
     found = []
-    for claim in (*CLAIMS, *advice.claims(serving)):
+    for claim in (*CLAIMS, *advice.claims(serving, drifts)):
         source = seeds if claim.of_the_model else findings
         here = claim.quantity(source, claim.recipe)
         if vit_b and other and claim.of_the_model and here and not here.study:

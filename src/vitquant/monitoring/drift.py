@@ -45,6 +45,13 @@ def compare(
     return Drift(len(embedding), discrepancy, p, float(found.statistic), float(found.pvalue))
 
 
+def confidence(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of images' logits, (n, C), the greatest probability, (n,)."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    greatest: NDArray[np.float32] = 1 / odds.sum(axis=1)
+    return greatest
+
+
 def discrepancy_test(
     ours: NDArray[np.float32], theirs: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[float, float]:

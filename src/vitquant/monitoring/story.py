@@ -69,9 +69,8 @@ def inputs(history: History, fp32: Path | None) -> Drift | str:
         return f"{path} keeps no reference of what it was made of: make it again with `dvc repro`"
     if len(images) < drift.FEWEST:
         return f"{len(images)} images are too few: {drift.FEWEST} are needed"
-    odds = np.exp(kept.logits - kept.logits.max(axis=1, keepdims=True))
     confidence = np.array([image.fp32_confidence for image in images], np.float32)
     embedding = np.stack([records.unpacked(image.embedding) for image in images])
     if embedding.shape[1] != kept.embedding.shape[1]:
         return f"{path} keeps embeddings of another width than the log's"
-    return drift.compare(embedding, confidence, kept.embedding, (odds / odds.sum(axis=1, keepdims=True)).max(axis=1))
+    return drift.compare(embedding, confidence, kept.embedding, drift.confidence(kept.logits))

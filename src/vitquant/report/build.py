@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitquant import files
-from vitquant.analysis import claims, draws, flat, outliers, rules, studies
+from vitquant.analysis import claims, draws, drift, flat, outliers, rules, studies
 from vitquant.analysis import serving as served
 from vitquant.analysis.analyse import analyse, possible
 from vitquant.analysis.details import Details, details
@@ -25,6 +25,7 @@ from vitquant.params import Params
 from vitquant.report import (
     answer,
     draws_section,
+    drift_section,
     figures,
     gpu_section,
     outliers_section,
@@ -38,6 +39,7 @@ from vitquant.report.text import code, escape, listing
 from vitquant.results import form
 from vitquant.results.accuracy import ROUNDING
 from vitquant.results.benchmark import Benchmark
+from vitquant.results.drift import Drifts
 from vitquant.results.outliers import Outliers
 from vitquant.results.serving import Serving
 
@@ -49,6 +51,7 @@ class Beside:
     outliers: Path | None = None
     studies: Path | None = None
     serving: Path | None = None
+    drift: Path | None = None
 
 
 NOTHING = Beside()
@@ -73,6 +76,7 @@ class Content:
     """What the server was measured to do with these artifacts on this machine."""
     served_gpus: list[Serving]
     """Likewise on GPUs, with recipes of theirs."""
+    drifts: Drifts | None
 
 
 def report(params: Params, inputs: Inputs, out: Path, beside: Beside = NOTHING) -> None:
@@ -128,6 +132,7 @@ def read(params: Params, inputs: Inputs, beside: Beside = NOTHING) -> Content:
         studies.read(beside.studies, params.study) if beside.studies else {},
         served.read(beside.serving, results),
         served.read_gpus(beside.serving),
+        drift.read(beside.drift, params) if beside.drift else None,
     )
 
 
@@ -143,6 +148,11 @@ def drawings(content: Content) -> Iterator[figures.Drawing]:
         "with 95 % intervals",
         outliers_section.figure(content.outliers, marked(study)),
     )
+    yield (
+        "drift",
+        "Top-1 of each recipe against the strength of each kind of drift of the images, in percent",
+        drift_section.figure(content.drifts),
+    )
 
 
 def markdown(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -> str:
@@ -155,7 +165,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
     """What the template shows of the findings."""
     findings, study = content.findings, content.findings.study
     facts, machine = study.facts, study.environment
-    audited = claims.audit(findings, content.studies, content.serving)
+    audited = claims.audit(findings, content.studies, content.serving, content.drifts)
     verdicts = listing([f"{number} {verdict}" for verdict, number in claims.counts(audited).items()])
     return {
         "title": escape(facts.name),
@@ -176,6 +186,7 @@ def _results(params: Params, content: Content, drawn: Sequence[figures.Drawn]) -
         "accuracy_table": tables.accuracy(study),
         "draws": draws_section.section(content.spreads, study),
         "outliers": outliers_section.section(content.outliers),
+        "drift": drift_section.section(content.drifts, drift.disagreements(study)),
         "classes": prose.classes(content.details),
         "roofline": prose.roofline(study),
         "allocator": prose.allocator(study),
@@ -206,6 +217,7 @@ def _method(params: Params, content: Content) -> dict[str, Any]:
         "energy_seconds": f"{params.benchmark.energy_seconds:g}",
         "first_batch": study.sizes[0],
         "budget": BUDGET,
+        "margin": f"{drift.MARGIN:g}",
         "widest_change": f"{rules.WIDEST_CHANGE:g}",
         "widest_difference": f"{rules.WIDEST_DIFFERENCE:g}",
         "widest_accuracy": f"{rules.WIDEST_ACCURACY:g}",

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from vitquant.analysis import store
 from vitquant.analysis.recommend import recommended
 from vitquant.errors import VitquantError
-from vitquant.params import BASELINE
 
 ARTIFACTS = Path("models/recipes")
 
@@ -27,18 +24,9 @@ def of_study(findings: Path, artifacts: Path = ARTIFACTS) -> Path:
 def disagreements(findings: Path) -> dict[str, float]:
     """The share of images that each recipe may give another class than FP32, by the study in `findings`.
 
-    The study's agreement is an estimate: the upper end of its interval counts (Wilson's, 95 %).
-
     Raises:
         VitquantError: there are no findings.
     """
-    from vitquant.analysis import statistics  # SciPy, which a server that watches nothing does without
+    from vitquant.analysis import drift  # and SciPy, which a server that watches nothing does without
 
-    study = store.read(findings).study
-    total, found = study.facts.eval_images, {}
-    for name, recipe in study.recipes.items():
-        agreement = recipe.accuracy.agreement_pct if recipe.accuracy else None
-        if agreement is not None and name != BASELINE:
-            same = np.arange(total) < round(agreement / 100 * total)
-            found[name] = 1 - statistics.proportion(same).low / 100
-    return found
+    return drift.disagreements(store.read(findings).study)

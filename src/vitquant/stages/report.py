@@ -16,6 +16,7 @@ from vitquant.stages.common import path_option, read_params
 @path_option("--cuda", "Folder with a JSON file per GPU; there may be none.")
 @path_option("--draws", "Folder with draws.json, of `vitquant draws`; there may be none.")
 @path_option("--outliers", "Folder with outliers.json, of `vitquant outliers`; there may be none.")
+@path_option("--drift", "Folder with drift.json, of `vitquant drift`; there may be none.")
 @path_option("--studies", "Folder with the findings of other studies, one folder each; there may be none.")
 @path_option("--tails", "The JSON file of the tails; there may be none.")
 @path_option("--serving", "Folder with serving.json, of `vitquant serving`; there may be none.")
@@ -31,6 +32,7 @@ def command(  # one option per path of the stage
     cuda: Path,
     draws: Path,
     outliers: Path,
+    drift: Path,
     studies: Path,
     tails: Path,
     serving: Path,
@@ -41,4 +43,4 @@ def command(  # one option per path of the stage
     from vitquant.report import build
 
     inputs = Inputs(data, accuracy, predictions, benchmark, profile, cuda, draws, tails)
-    build.report(read_params(context), inputs, out, build.Beside(outliers, studies, serving))
+    build.report(read_params(context), inputs, out, build.Beside(outliers, studies, serving, drift))
