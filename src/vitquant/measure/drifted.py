@@ -14,7 +14,8 @@ from vitquant.results.drift import CLEAN, Kind
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
     size = 2 * round(3 * sigma) + 1
-    return functional.gaussian_blur(image, [size, size], [sigma, sigma])
+    blurred: Tensor = functional.gaussian_blur(image, [size, size], [sigma, sigma])
+    return blurred
 
 
 def _cast(image: Tensor, change: float) -> Tensor:
@@ -28,7 +29,8 @@ def _coarser(image: Tensor, factor: float) -> Tensor:
     size = list(image.shape[-2:])
     few = [max(1, round(side / factor)) for side in size]
     small = functional.resize(image, few, InterpolationMode.BILINEAR, antialias=True)
-    return functional.resize(small, size, InterpolationMode.BICUBIC, antialias=True)
+    large: Tensor = functional.resize(small, size, InterpolationMode.BICUBIC, antialias=True)
+    return large
 
 
 APPLIED: dict[Kind, Callable[[Tensor, float], Tensor]] = {  # uint8 (3, H, W), and how strong: to uint8 (3, H, W)
