@@ -14,15 +14,15 @@ from vitquant.report.text import MISSING, code, escape, inline, listing, shown
 from vitquant.results.drift import CLEAN, KINDS, Drifts, Inputs, Kind
 
 NONE = "What drift of the images does was not measured of this study: `make drift` does."
-WORDS: dict[Kind, str] = {  # how strong, after it
+WORDS: dict[Kind, str] = {
     CLEAN: "as they are",
-    "brightness": "brightness ×",
-    "contrast": "contrast ×",
-    "blur": "blur, σ in pixels",
-    "noise": "noise, σ as a share of 255",
-    "jpeg": "JPEG of quality",
-    "colour": "red more and blue less by",
-    "resolution": "pixels each way fewer by ×",
+    "brightness": "brightness × {:g}",
+    "contrast": "contrast × {:g}",
+    "blur": "blur, σ {:g} pixels",
+    "noise": "noise, σ {:g} × 255",
+    "jpeg": "JPEG, quality {:g}",
+    "colour": "colour cast of {:g}",
+    "resolution": "1/{:g} of the pixels each way",
 }
 COLORS = (INK, GREEN, ORANGE, "#cc79a7", "#e69f00", BLUE)  # all of Okabe & Ito's
 COLUMNS = 4  # of the figure's panels
@@ -42,8 +42,9 @@ def section(measured: Drifts | None, bounds: Mapping[str, float]) -> str:
     return "\n\n".join(
         [
             f"{len(measured.labels)} validation images, evenly of all classes, as another light, lens or camera would "
-            "give them. The model's own loss is FP32's, to the images as they are; quantization's is what a recipe "
-            "loses beyond, to FP32 on the same images. Brackets are 95 % intervals. Measured on "
+            "give them; a colour cast of c multiplies red by 1 + c and blue by 1 - c. The model's own loss is FP32's, to "
+            "the images as they are; quantization's is what a recipe loses beyond, to FP32 on the same images. "
+            "Brackets are 95 % intervals. Measured on "
             f"{escape(environment.cpu)}, commit {escape(environment.git_commit[:12])}.",
             _losses(found),
             "What the [monitor](../docs/serving.md#watching-it) says: whether inputs changed, by one look at the first "
@@ -55,14 +56,10 @@ def section(measured: Drifts | None, bounds: Mapping[str, float]) -> str:
     )
 
 
-def _name(kind: Kind, strength: float) -> str:
-    return WORDS[kind] if kind == CLEAN else f"{WORDS[kind]} {strength:g}"
-
-
 def _losses(found: Sequence[Condition]) -> str:
     return table(
         {
-            "images": _name(each.kind, each.strength),
+            "images": WORDS[each.kind].format(each.strength),
             "fp32, top-1 %": shown(each.fp32, ".1f"),
             "its own loss, pp": MISSING if each.kind == CLEAN else shown(each.own, "+.1f"),
             **{f"{escape(name)}, pp": shown(one.loss, "+.1f") for name, one in each.recipes.items()},
@@ -74,7 +71,7 @@ def _losses(found: Sequence[Condition]) -> str:
 def _alarms(found: Sequence[Condition]) -> str:
     return table(
         {
-            "images": _name(each.kind, each.strength),
+            "images": WORDS[each.kind].format(each.strength),
             "inputs changed": _changed(each.inputs),
             **{escape(name): _alarm(one) for name, one in each.recipes.items()},
         }
@@ -145,8 +142,8 @@ def figure(measured: Drifts | None) -> Figure:
     for name, color in _colors(measured).items():
         last.plot([], [], "o-", color=color, markersize=3, label=printable(name))
     last.legend(loc="center", frameon=False, fontsize=8)
-    drawn.supylabel("top-1, %")
-    drawn.supxlabel("strength of the drift; –: the images as they are")
+    drawn.supylabel("top-1, %", fontsize=11)
+    drawn.supxlabel("strength of the drift; –: the images as they are", fontsize=11)
     return drawn
 
 
