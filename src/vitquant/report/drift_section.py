@@ -42,7 +42,7 @@ def section(measured: Drifts | None, bounds: Mapping[str, float]) -> str:
     return "\n\n".join(
         [
             f"{len(measured.labels)} validation images, evenly of all classes, as another light, lens or camera would "
-            "give them; a colour cast of c multiplies red by 1 + c and blue by 1 - c. The model's own loss is FP32's, to "
+            "give them; a colour cast of c multiplies red by 1 + c, blue by 1 - c. The model's own loss is FP32's, to "
             "the images as they are; quantization's is what a recipe loses beyond, to FP32 on the same images. "
             "Brackets are 95 % intervals. Measured on "
             f"{escape(environment.cpu)}, commit {escape(environment.git_commit[:12])}.",
