@@ -17,6 +17,7 @@ from vitquant.models import weights
 from vitquant.models.vit import ViTClassifier, is_plain, preprocessing
 from vitquant.params import Images, Params, RandomModel
 
+CONFIGURATION = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 SQUASHED = "eva_large_patch14_336.in22k_ft_in1k"
 
 
@@ -53,8 +54,13 @@ def test_normalisation_is_the_architectures_own(params: Params) -> None:
 
 
 def test_every_published_vit_gets_timms_own_preprocessing(auto: Images) -> None:
+    """One of those with the same configuration: it is all that either reads."""
     modes: Counter[str] = Counter()
-    for name in timm.list_models(module="vision_transformer", pretrained=True):
+    published = {
+        str([getattr(timm.get_pretrained_cfg(name), key) for key in CONFIGURATION]): name
+        for name in timm.list_models(module="vision_transformer", pretrained=True)
+    }
+    for name in published.values():
         own = preprocessing(name, auto)
         resize, crop, _, normalise = timms(name).transforms
         assert isinstance(resize, Resize), name  # else it is for the border, which no configuration has
@@ -63,8 +69,8 @@ def test_every_published_vit_gets_timms_own_preprocessing(auto: Images) -> None:
         assert resize.interpolation == InterpolationMode(own.interpolation), name
         assert torch.equal(torch.tensor([own.mean, own.std]), torch.stack([normalise.mean, normalise.std])), name
         modes[own.crop_mode] += 1
-    assert modes["center"] > 100
-    assert modes["squash"] > 10
+    assert modes["center"] > 10
+    assert modes["squash"] > 1
 
 
 @pytest.mark.parametrize(

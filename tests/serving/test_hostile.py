@@ -237,7 +237,7 @@ def test_a_thousand_malformed_requests(server: Running) -> None:
         for request_ in malformed(rng, good):
             assert raw(server, request_)[:10] == b"HTTP/1.1 4", request_
         resident.append(sum(each.memory_info().rss for each in processes))
-    assert resident[-1] < 1.1 * resident[9]
+    assert resident[-1] < 1.05 * resident[49]  # by then allocators hold what they will
     assert "Traceback" not in server.log
 
 

@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from vitquant import files
 from vitquant.errors import VitquantError, printable
 from vitquant.monitoring import labels, log, sequential, story
-from vitquant.monitoring.drift import Drift
+from vitquant.monitoring.drift import MOST, Drift
 from vitquant.monitoring.labels import Accuracy
 from vitquant.monitoring.log import History
 from vitquant.monitoring.records import Image
@@ -85,6 +85,15 @@ def _drift(drift: Drift | str) -> str:
     )
 
 
+def _outside(recipe: str, shares: list[float]) -> str:
+    mean, last = (f"{100 * np.mean(part):.3g} %" for part in (shares, shares[-MOST:]))
+    return (
+        f"{code(recipe)}: of the values that enter its quantized layers {mean} lay outside of the ranges that "
+        f"calibration fixed ({len(shares)} images), and {last} of the last {min(len(shares), MOST)} images'; of the "
+        "calibration images' own none. More than before says that the inputs changed; it says nothing about accuracy."
+    )
+
+
 def _losses(history: History) -> str:
     skipped, lost = (story.counted([getattr(image, name) for image in history.images]) for name in ("skipped", "lost"))
     parts = [f"{skipped} images skipped", f"{lost} lines lost", f"{history.broken} lines cut off or unreadable"]
@@ -131,6 +140,9 @@ def _sections(
         "confidence (Kolmogorov–Smirnov) with those of the study's validation images, at 1 % together for this one "
         "look. It says nothing about accuracy."
     )
+    for one in found:
+        if outside := [image.outside for image in one.images if image.outside is not None]:
+            yield _outside(one.watched.recipe, outside)
     yield "## With labels"
     if accuracies:
         yield (

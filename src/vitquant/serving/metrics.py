@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -47,6 +47,9 @@ class Metrics:
         )
         self.moved = Histogram(
             "vitquant_shadow_total_variation", "To FP32's.", ["recipe"], registry=registry, buckets=VARIATIONS
+        )
+        self.outside = Summary(
+            "vitquant_shadow_outside", "Share of values beyond calibration's.", ["recipe"], registry=registry
         )
         self.alarm = Gauge("vitquant_shadow_alarm", "Whether too many differ.", ["recipe"], registry=registry)
         self.skipped = Counter("vitquant_shadow_skipped", "Images not compared.", registry=registry)

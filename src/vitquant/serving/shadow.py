@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from PIL import Image as Picture
 from vitquant import files
 from vitquant.artifact import Artifact
 from vitquant.errors import VitquantError, printable
-from vitquant.monitoring import records, sequential
+from vitquant.monitoring import ranges, records, sequential
 from vitquant.monitoring.log import Log
 from vitquant.monitoring.records import Head, Image, Watched
 from vitquant.params import BASELINE
@@ -62,6 +63,7 @@ class Shadow:
         self._waiting: asyncio.Queue[Item] = asyncio.Queue(shadowing.waiting)
         self._watched: dict[str, Watched] = {}
         self._others: dict[str, Watched] = {}
+        self._ranges: dict[str, bytes] = {}  # of those watched, as the process takes them
         self.on_alarm: Callable[[], None] = lambda: None
         """Called when one is raised."""
         self._skipped = self._kept = 0
@@ -100,6 +102,8 @@ class Shadow:
         if watched is None or watched.bound != bound:  # another test, which begins now
             watched = Watched(bound=bound, recipe=name, sha256=sha256)
         self._watched[sha256] = watched
+        if sha256 not in self._ranges:  # else another artifact may lie in its folder by now
+            self._ranges[sha256] = json.dumps(ranges.calibrated(artifact)).encode()
         self._metrics.alarm.labels(name).set(float(watched.alarm is not None))
         if bound is None:
             log.info("%s: no agreement is known, and so nothing alarms: give --agreement", name)
@@ -166,12 +170,15 @@ class Shadow:
 
     async def _ask(self, child: Child, item: Item) -> None:
         try:
-            outputs = np.frombuffer(await child.ask([item.pixels.data.cast("B")]), np.float32)
+            question = [item.pixels.data.cast("B"), self._ranges[item.sha256]]
+            outputs = np.frombuffer(await child.ask(question), np.float32)
         except DiedError:
             self._skip()
             raise
         classes, watched, head = len(self._classes), self._watched[item.sha256], self._head()
-        image = compare(item, outputs[:classes], outputs[classes:])
+        image = compare(item, outputs[:classes], outputs[classes:-1])
+        if not np.isnan(outputs[-1]):
+            image = image.model_copy(update={"outside": float(outputs[-1])})
         alarms = watched.add(image.differs)
         self._measure(watched, image)
         if alarms:
@@ -196,6 +203,8 @@ class Shadow:
         metrics.compared.labels(name).inc()
         metrics.differ.labels(name).inc(image.differs)
         metrics.moved.labels(name).observe(image.total_variation)
+        if image.outside is not None:
+            metrics.outside.labels(name).observe(image.outside)
         metrics.differ_high.labels(name).set(sequential.interval(watched.differ, watched.seen)[1])
         metrics.alarm.labels(name).set(float(watched.alarm is not None))
 
