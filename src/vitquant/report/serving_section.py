@@ -23,16 +23,16 @@ def section(found: Serving | None, gpus: Sequence[Serving] = ()) -> str:
 
 
 def _own(found: Serving) -> list[str]:
-    machine, conditions = found.environment, found.conditions
+    machine = found.environment
     missing = "".join(f" {code(name)} was not served: {escape(why)}." for name, why in found.unavailable.items())
-    disturbed = "".join(f"; of {escape(part)}, twice, {pct:.0f} %" for part, pct in found.disturbed.items())
+    twice = "".join(f" Of {escape(part)}, twice, others had {pct:.0f} %." for part, pct in found.disturbed.items())
     rounds = len(found.throughput[0].images_per_s)
     return [
         f"{BRIEF if found.brief else ''}`vitquant serve` on the loopback, asked by a client on the same "
         f"{machine.cores} cores, measured {escape(found.date)} at commit {escape(machine.git_commit[:12])} in "
-        f"{conditions.seconds / 60:.0f} minutes, while other processes had {conditions.others_pct:.1f} % of the "
-        f"cores' time and other virtual machines {conditions.steal_pct:.1f} %{disturbed}. Requests are single JPEG "
-        f"files unless it says otherwise.{missing}",
+        f"{found.conditions.seconds / 60:.0f} minutes. Throughput, rates and the way over HTTP were measured once more "
+        f"where other processes had more than a twentieth of the cores' time.{twice} Requests are single JPEG files "
+        f"unless it says otherwise.{missing}",
         f"Of {code(found.subject)}, what was to be reached and what came out; a ratio is *not shown* to reach its "
         f"goal or to miss it where its interval holds that:\n\n{_goals(found)}",
         *_ideal(found),

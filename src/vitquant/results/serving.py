@@ -138,6 +138,7 @@ class Serving(ResultFile):
     date: str
     environment: Environment
     conditions: Conditions
+    """Of it all; what others had includes the study's own workers, once they have ended."""
     disturbed: dict[str, NonNegativeFloat] = {}
     """By a part of the study: the cores' time that others had, in percent, where that was too much twice."""
     brief: bool = False
