@@ -170,8 +170,8 @@ class Shadow:
 
     async def _ask(self, child: Child, item: Item) -> None:
         try:
-            question = [item.pixels.data.cast("B"), self._ranges[item.sha256]]
-            outputs = np.frombuffer(await child.ask(question), np.float32)
+            pixels, known = item.pixels.data.cast("B"), self._ranges[item.sha256]
+            outputs = np.frombuffer(await child.ask([pixels, known]), np.float32)
         except DiedError:
             self._skip()
             raise
