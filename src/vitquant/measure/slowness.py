@@ -16,6 +16,10 @@ PASSES = 3  # of each, in turn; in the benchmark trials of each way, and rounds 
 def check(predictor: Predictor, baseline: Predictor, images: NDArray[np.uint8], limit: float, threads: int) -> None:
     """Time a few passes of both on the CPU, uint8 (N, H, W, 3), in turn; a recipe on a GPU is not looked at.
 
+    Args:
+        limit: times the baseline's time.
+        threads: PyTorch's, which stay so.
+
     Raises:
         UnsupportedError: the recipe takes more than `limit` times what the baseline does.
     """
