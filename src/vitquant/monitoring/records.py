@@ -68,7 +68,7 @@ class Image(Line):
     embedding: str
     """FP32's, float16, little-endian, in base64."""
     outside: Share | None = None
-    """Of the values that enter the quantized layers, by FP32, those outside of the ranges that calibration fixed."""
+    """Of the values that enter quantized linear layers, by FP32, those outside of the ranges that calibration fixed."""
     alarm: bool = False
     """Whether it raised the alarm."""
     skipped: Count = 0

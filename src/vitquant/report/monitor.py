@@ -88,7 +88,7 @@ def _drift(drift: Drift | str) -> str:
 def _outside(recipe: str, shares: list[float]) -> str:
     mean, last = (f"{100 * np.mean(part):.3g} %" for part in (shares, shares[-MOST:]))
     return (
-        f"{code(recipe)}: of the values that enter its quantized layers {mean} lay outside of the ranges that "
+        f"{code(recipe)}: of the values that enter its quantized linear layers {mean} lay outside of the ranges that "
         f"calibration fixed ({len(shares)} images), and {last} of the last {min(len(shares), MOST)} images'; of the "
         "calibration images' own none. More than before says that the inputs changed; it says nothing about accuracy."
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from safetensors.numpy import save
 
 from vitquant import files
 from vitquant.artifact import Artifact
@@ -103,7 +103,7 @@ class Shadow:
             watched = Watched(bound=bound, recipe=name, sha256=sha256)
         self._watched[sha256] = watched
         if sha256 not in self._ranges:  # else another artifact may lie in its folder by now
-            self._ranges[sha256] = json.dumps(ranges.calibrated(artifact)).encode()
+            self._ranges[sha256] = save(ranges.calibrated(artifact, self._fp32))
         self._metrics.alarm.labels(name).set(float(watched.alarm is not None))
         if bound is None:
             log.info("%s: no agreement is known, and so nothing alarms: give --agreement", name)

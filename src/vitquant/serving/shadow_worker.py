@@ -1,13 +1,13 @@
 """The process that holds the FP32 artifact which sampled images are compared with; all others go before it."""
 
 import contextlib
-import json
 import os
 import socket
 import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load
 
 from vitquant import files
 from vitquant.artifact import SPEC_FILE, open_artifact
@@ -21,8 +21,8 @@ LOWEST = 19
 def main(descriptor: str, path: str, sha256: str) -> None:
     """Load it on one core, say so, and answer until the server hangs up.
 
-    A request is an image's pixels, and in JSON the ranges of the artifact that answered it; the answer is float32:
-    logits and embedding, and the share of values outside of those ranges, NaN where there are none.
+    A request is an image's pixels, and as safetensors the ranges of the artifact that answered it; the answer is
+    float32: logits and embedding, and the share of values outside of those ranges, NaN where there are none.
     """
     connection = socket.socket(fileno=int(descriptor))
     os.nice(LOWEST)
@@ -47,7 +47,7 @@ def main(descriptor: str, path: str, sha256: str) -> None:
     frames.answer(connection, worker.HEAD.pack(worker.READY, width))
     for request in frames.requests(connection):
         pixels = np.frombuffer(request, np.uint8, 3 * side**2).reshape(1, side, side, 3)
-        counter.begin(json.loads(request[pixels.size :]))
+        counter.begin(load(bytes(request[pixels.size :])))
         outputs = predictor.outputs(pixels)
         frames.answer(connection, np.append(outputs, counter.share).astype(np.float32).tobytes())
 
