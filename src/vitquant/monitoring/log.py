@@ -103,7 +103,8 @@ class Log:
 
     def _make_room(self, head: Head, size: int) -> None:
         named = {each.sha256 for each in head.watched}
-        if self._file >= 0 and self._size + size <= self._most and named <= self._named:
+        deleted = self._file >= 0 and not os.fstat(self._file).st_nlink
+        if self._file >= 0 and not deleted and self._size + size <= self._most and named <= self._named:
             return
         if self._file >= 0:
             os.close(self._file)

@@ -94,6 +94,7 @@ class Shadow:
         """
         name = artifact.spec.recipe
         if name == BASELINE:
+            log.info("%s is not compared: it is fp32 itself", artifact.path)
             return
         bound = self._shadowing.bounds.get(name)
         if first and self._shadowing.bound is not None:
@@ -110,6 +111,8 @@ class Shadow:
         else:
             log.info("%s: alarm if more than %.2f %% differ from fp32; seen before: %d images, %d of which differ",
                      name, 100 * bound, watched.seen, watched.differ)  # fmt: skip
+        if watched.alarm is not None:
+            log.error("ALARM: %s has raised it before, at image %d", artifact.path, watched.alarm)
 
     def alarmed(self, sha256: str) -> bool:
         """Whether the artifact with this digest has raised the alarm, ever."""
@@ -175,6 +178,9 @@ class Shadow:
         except DiedError:
             self._skip()
             raise
+        if not np.isfinite(outputs[:-1]).all():  # the last is NaN where no ranges are fixed
+            self._skip()
+            raise VitquantError(f"{self._fp32.path} gives no finite numbers for an image")
         classes, watched, head = len(self._classes), self._watched[item.sha256], self._head()
         image = compare(item, outputs[:classes], outputs[classes:-1])
         if not np.isnan(outputs[-1]):
