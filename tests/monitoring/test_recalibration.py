@@ -104,7 +104,7 @@ def test_the_fewest_images_are_those_that_can_show_it(margin: float) -> None:
 def test_a_recipe_that_does_not_calibrate(fp32: Path, calibration: np.ndarray, sample: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     recipes.build("weights", Recipe.model_validate({"method": "int8_weight_only"}), fp32, path, calibration)
-    result = recalibrate(path, "--images", sample, "--fp32", fp32, "--out", tmp_path / "new")
+    result = recalibrate(path, "--images", sample, "--fp32", fp32, "--margin", 8, "--out", tmp_path / "new")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == f"Error: {path}: weights does not calibrate: there is nothing to do"
     assert [each.name for each in tmp_path.iterdir()] == ["weights"]

@@ -49,7 +49,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, most: int = MOST, kept: int = KEPT) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder, self._most, self._kept, self._writing = folder, most, kept, threading.Lock()
         self._lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:

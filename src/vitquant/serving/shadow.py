@@ -202,6 +202,7 @@ class Shadow:
             path = self._shadowing.log / IMAGES / f"{item.id}.png"
             with contextlib.suppress(OSError), files.atomic(path) as partial:  # the line counts, and was written
                 Picture.fromarray(item.pixels).save(partial, "PNG")
+                partial.chmod(0o600)
                 self._kept += 1
 
     def _measure(self, watched: Watched, image: Image) -> None:
