@@ -120,7 +120,7 @@ def test_what_does_not_belong_together(case: str, old: Path, fp32: Path, sample:
         given["--images"] = tmp_path / "sample"
         said = "the sample has 0 images, and 89 are needed to show that a loss is below 8 pp"
     elif case == "none":
-        given["--images"], said = tmp_path, "is no sample of images"
+        given["--images"], said = tmp_path, "has no sample of images"
     elif case == "model":
         spec = files.read_json(fp32 / SPEC_FILE)
         (tmp_path / "fp32").mkdir()
