@@ -46,7 +46,8 @@ def test_an_alarm_of_an_artifact_with_few_images_is_said(folder: Path, tmp_path:
 def test_labels_of_one_artifact_alone(folder: Path, tmp_path: Path) -> None:
     rows = [f"2{number:031x},{'b' if number % 3 == 0 else 'a'}" for number in range(1, 61)]
     (tmp_path / "labels.csv").write_text("\n".join(["id,label", *rows]))
-    monitor.report(folder, tmp_path / "labels.csv", None, tmp_path / "page.html")
+    said = monitor.report(folder, tmp_path / "labels.csv", None, tmp_path / "page.html")
+    assert "; static-int8@bbbbbbbb: by 60 labels top-1 100.00 [" in said and "static-int8@aaaaaaaa: by" not in said
     section = (tmp_path / "page.html").read_text().split("Prediction-powered", 1)[1]
     assert "static-int8@bbbbbbbb" in section and "static-int8@aaaaaaaa" not in section
     assert ">100.00 " in section and "+33.33 " in section

@@ -61,7 +61,7 @@ def report(path: Path, labelled: Path | None, fp32: Path | None, out: Path) -> s
     start = history.images[-MOST:][0].seq
     now = max(found, key=lambda one: sum(image.seq >= start for image in one.images))  # what answers, and all alarms
     said = [_verdict(one) for one in found if one is now or one.watched.alarm is not None]
-    return printable("; ".join([*said, _drift(drift), _losses(history)]))
+    return printable("; ".join([*said, *map(_accuracy, accuracies), _drift(drift), _losses(history)]))
 
 
 def _verdict(one: Series) -> str:
@@ -76,6 +76,14 @@ def _verdict(one: Series) -> str:
         when = next((f" ({_moment(image.time)})" for image in one.images if image.alarm), "")
         return f"ALARM at image {watched.alarm}{when}: more than {100 * watched.bound:.2f} % differ; {said}"
     return f"{said}; {'no alarm' if watched.bound is not None else 'no agreement to hold that against'}"
+
+
+def _accuracy(named: tuple[str, Accuracy]) -> str:
+    name, found = named
+    return (
+        f"{name}: by {found.labelled} labels top-1 {shown(found.served, '.2f')} %, fp32 {shown(found.fp32, '.2f')} %, "
+        f"difference {shown(found.difference, '+.2f')} pp"
+    )
 
 
 def _moment(seconds: float) -> str:
