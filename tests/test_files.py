@@ -36,6 +36,15 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["value"]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, said in (("pipe", "is neither a file nor a folder"), ("folder", "is a folder: name a file")):
+        with pytest.raises(VitquantError, match=said), files.atomic(tmp_path / name) as partial:
+            partial.touch()
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     for name in ("first", "second"):
         with files.atomic(tmp_path / "out") as partial:

@@ -23,7 +23,12 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Left normally, the temporary takes the place of `path`; left by an exception, it is removed and
     what stood at `path` before stays as it was.
+
+    Raises:
+        VitquantError: there is something else than a file or a directory, as /dev/null, which would be replaced.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise VitquantError(f"{path} is neither a file nor a folder: name another")
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(partial)
@@ -31,6 +36,8 @@ def atomic(path: Path) -> Iterator[Path]:
         yield partial
         if partial.is_dir():
             remove(path)  # a directory cannot be renamed over a filled one
+        elif path.is_dir():
+            raise VitquantError(f"{path} is a folder: name a file")
         partial.replace(path)
     except BaseException:
         remove(partial)

@@ -70,6 +70,32 @@ def test_a_line_that_was_cut_off_is_counted_and_never_added_to(tmp_path: Path, w
     assert story.series(history)[0].watched.seen == 12  # the second head knew of the tenth
 
 
+def test_a_file_that_is_deleted_is_followed_by_another(tmp_path: Path, watched: Watched) -> None:
+    """What goes to a file that has no name is lost, and nobody would hear of it."""
+    writer = Log(tmp_path / "log")
+    fill(writer, watched, range(1, 4))
+    next((tmp_path / "log").iterdir()).unlink()
+    fill(writer, watched, range(4, 6))
+    (one,) = story.series(log.read(tmp_path / "log"))
+    assert (one.watched.seen, len(one.images), writer.lost) == (5, 2, 0)
+    (tmp_path / "log").rename(tmp_path / "another")
+    next((tmp_path / "another").iterdir()).unlink()
+    fill(writer, watched, range(6, 8))
+    assert writer.lost == 2
+    writer.close()
+
+
+def test_another_bound_is_another_test(tmp_path: Path, watched: Watched) -> None:
+    writer = Log(tmp_path)
+    fill(writer, watched, range(1, 6))
+    writer.close()
+    writer = Log(tmp_path)
+    fill(writer, watched.model_copy(update={"bound": 0.3, "seen": 0, "differ": 0}), range(6, 9))
+    writer.close()
+    first, second = story.series(log.read(tmp_path))
+    assert (first.watched.bound, first.seen, second.watched.bound, second.seen) == (0.2, [*range(1, 6)], 0.3, [1, 2, 3])
+
+
 def test_a_clock_that_jumps_changes_no_order(tmp_path: Path, watched: Watched) -> None:
     writer = Log(tmp_path)
     fill(writer, watched, range(1, 6))

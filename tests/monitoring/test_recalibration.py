@@ -9,9 +9,12 @@ from click.testing import CliRunner, Result
 from conftest import CLASSES, PREPROCESSING, draw_image
 
 from vitquant import files, recipes
+from vitquant.analysis.statistics import paired_difference
 from vitquant.artifact import SPEC_FILE, open_artifact
 from vitquant.cli import main
 from vitquant.data.prepared import Prepared
+from vitquant.errors import VitquantError
+from vitquant.monitoring.recalibration import _enough
 from vitquant.monitoring.reservoir import SPEC_FILE as SAMPLE
 from vitquant.monitoring.reservoir import Reservoir
 from vitquant.params import Recipe
@@ -80,18 +83,28 @@ def test_a_new_artifact_is_written_where_it_is_not_inferior(
 
 
 def test_what_is_not_shown_to_be_as_good_is_not_written(old: Path, fp32: Path, sample: Path, tmp_path: Path) -> None:
-    """Of 48 images none shows a loss below 0.1 pp."""
-    result = recalibrate(old, "--images", sample, "--fp32", fp32, "--margin", 0.1, "--out", tmp_path / "new")
+    """Of 48 images none shows a loss below 7.5 pp where one differs."""
+    result = recalibrate(old, "--images", sample, "--fp32", fp32, "--margin", 7.5, "--out", tmp_path / "new")
     assert result.exit_code == 1
-    assert re.search(r"NOT shown to be not inferior at a margin of 0\.1 pp\n", result.stdout)
+    assert re.search(r"NOT shown to be not inferior at a margin of 7\.5 pp\n", result.stdout)
     assert result.stderr.splitlines()[-1] == f"Error: {tmp_path / 'new'} was not written: {old} goes on"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("margin", [0.5, 2, 7.5, 50])
+def test_the_fewest_images_are_those_that_can_show_it(margin: float) -> None:
+    with pytest.raises(VitquantError, match=r"and \d+ are needed") as refused:
+        _enough(0, margin)
+    fewest = int(re.search(r"and (\d+) are", str(refused.value))[1])
+    _enough(fewest, margin)
+    shown = [paired_difference(*2 * [np.ones(images - images // 2, bool)]).low for images in (fewest - 2, fewest)]
+    assert shown[1] > -margin and (fewest == 40 or shown[0] < -margin)
 
 
 def test_a_recipe_that_does_not_calibrate(fp32: Path, calibration: np.ndarray, sample: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     recipes.build("weights", Recipe.model_validate({"method": "int8_weight_only"}), fp32, path, calibration)
-    result = recalibrate(path, "--images", sample, "--fp32", fp32, "--out", tmp_path / "new")
+    result = recalibrate(path, "--images", sample, "--fp32", fp32, "--margin", 8, "--out", tmp_path / "new")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == f"Error: {path}: weights does not calibrate: there is nothing to do"
     assert [each.name for each in tmp_path.iterdir()] == ["weights"]
@@ -100,14 +113,14 @@ def test_a_recipe_that_does_not_calibrate(fp32: Path, calibration: np.ndarray, s
 @pytest.mark.parametrize("case", ["empty", "none", "model", "baseline", "there", "mix"])
 def test_what_does_not_belong_together(case: str, old: Path, fp32: Path, sample: Path, tmp_path: Path) -> None:
     """Each is one line, and nothing is written."""
-    given, said = {"--images": sample, "--fp32": fp32, "--out": tmp_path / "new"}, ""
+    given, said = {"--images": sample, "--fp32": fp32, "--out": tmp_path / "new", "--margin": 8}, ""
     (tmp_path / "sample").mkdir()
     if case == "empty":
         files.write_json(tmp_path / "sample" / SAMPLE, {"keep": 5, "side": 64, "seen": 0})
         given["--images"] = tmp_path / "sample"
-        said = "the sample has 0 images, and 40 are needed"
+        said = "the sample has 0 images, and 89 are needed to show that a loss is below 8 pp"
     elif case == "none":
-        given["--images"], said = tmp_path, "is no sample of images"
+        given["--images"], said = tmp_path, "has no sample of images"
     elif case == "model":
         spec = files.read_json(fp32 / SPEC_FILE)
         (tmp_path / "fp32").mkdir()

@@ -78,7 +78,7 @@ def test_what_is_deleted_is_gone_and_a_new_sample_begins(tmp_path: Path) -> None
 
 def test_a_sample_of_something_else_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    with pytest.raises(VitquantError, match="is no sample of images"):
+    with pytest.raises(VitquantError, match="has no sample of images"):
         reservoir.read(folder)
     sample = Reservoir(folder, 4, SIDE)
     add(sample, 0, 2)

@@ -64,6 +64,14 @@ def test_a_fallback_that_needs_pytorch_is_named(server: Running) -> None:
     assert "Traceback" not in server.log
 
 
+def test_a_comparison_that_needs_pytorch_is_refused(python: Path, artifacts: Path, tmp_path: Path) -> None:
+    options = ["--artifact", artifacts / "vitquant-int8", "--port", 0, "--shadow", 1, "--log", tmp_path / "log"]
+    command = [python, "-c", "from vitquant.cli import main; main()", "serve", *map(str, options)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: --shadow gives images to fp32, which needs PyTorch")
+
+
 def test_the_dashboard_draws_what_the_server_has(server: Running, images: Path) -> None:
     server.post((images / "disc/000.png").read_bytes())
     text = requests.get(f"{server.url}/metrics", timeout=PATIENCE).text

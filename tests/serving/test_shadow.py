@@ -174,9 +174,11 @@ def test_a_model_that_differs_alarms_and_a_new_server_remembers(artifacts: Path,
         running.warm(NAME)
         assert running.metric(line) == 1
         assert f"seen before: {seen} images, {seen} of which differ" in running.log
+        assert "has raised it before, at image " in running.log
         assert monitor(tmp_path / "log", "--out", tmp_path / "page.html").startswith("ALARM at image ")
     assert "data:image/png;base64" in (tmp_path / "page.html").read_text()
-    assert len(list((tmp_path / "log" / "images").glob("*.png"))) == 2
+    pictures = list((tmp_path / "log" / "images").glob("*.png"))
+    assert len(pictures) == 2 and not any(each.stat().st_mode & 0o77 for each in (tmp_path / "log", *pictures))
     kept = json.loads((tmp_path / "log" / "000000000001.jsonl").read_text().splitlines()[0])
     assert kept["kind"] == "head" and kept["version"] == 1
 
@@ -184,6 +186,8 @@ def test_a_model_that_differs_alarms_and_a_new_server_remembers(artifacts: Path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--shadow", "nan", "--log", "log"], "nan is not a number"),
+        (["--agreement", "99"], "do nothing without --shadow and --log"),
         (["--shadow", "0.5"], "--shadow, the share of images, and --log, a folder, go together"),
         (["--shadow", "1", "--log", "log", "--fp32", "none"], "none is not an artifact directory"),
         (["--shadow", "1", "--log", "log", "--agreement", "100"], "is not in the range 0<x<100"),

@@ -130,9 +130,9 @@ def test_what_cannot_take_its_place_is_refused_and_the_old_one_goes_on(
     (forgetful / "network.json").unlink()
     cases = {
         now: "it is the artifact that answers already",
-        artifacts / "fp32": "it has another recipe than the artifact that answers: start a server of its own",
-        changed(tmp_path / "model", source, enlarge): "it has another architecture than the artifact that answers",
-        changed(tmp_path / "classes", source, rename): "it has another classes than the artifact that answers",
+        artifacts / "fp32": "it differs in recipe from the artifact that answers: start a server of its own",
+        changed(tmp_path / "model", source, enlarge): "it differs in architecture from the artifact that answers",
+        changed(tmp_path / "classes", source, rename): "it differs in classes from the artifact that answers",
         damaged: f"{damaged / 'network.json'} has 2 bytes, expected",
         forgetful: "it does not load: ",
         tmp_path / "nothing": "is not an artifact directory",

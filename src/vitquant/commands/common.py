@@ -1,5 +1,6 @@
 """What the commands share."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,16 @@ findings_option = click.option(
     show_default=True,
     help="The file of the run.",
 )
+
+
+class Number(click.FloatRange):
+    """A number that is one: of NaN, which is in every range, and of infinity nothing can be made."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse both."""
+        if not math.isfinite(found := super().convert(value, param, ctx)):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return found
 
 
 def artifact_options(command: Callable[..., Any]) -> Callable[..., Any]:

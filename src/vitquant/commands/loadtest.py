@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from vitquant.commands.common import Number
+
 
 @click.command("loadtest")
 @click.argument("url")
@@ -17,15 +19,13 @@ import click
     help="Image files and folders to send; repeatable.",
 )
 @click.option("--clients", type=click.IntRange(1), help="A closed loop of so many clients. [default: 4]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="An open loop: requests a second, at random.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="How long.")
+@click.option("--rate", type=Number(0, min_open=True), help="An open loop: requests a second, at random.")
+@click.option("--seconds", type=Number(0, min_open=True), default=30.0, show_default=True, help="How long.")
 @click.option(
     "--send", "kind", type=click.Choice(["files", "pixels"]), default="files", show_default=True, help="Or decoded."
 )
 @click.option("--each", type=click.IntRange(1), default=1, show_default=True, help="Images in a request.")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Of an answer."
-)
+@click.option("--timeout", type=Number(0, min_open=True), default=30.0, show_default=True, help="Of an answer.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the open loop's times.")
 @click.option("--out", type=click.Path(path_type=Path), help="A JSON file to write the result to.")
 def command(

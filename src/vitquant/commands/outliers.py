@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from vitquant.commands.common import Number
+
 RECIPES = (  # one of each kind of scale for activations
     *("dynamic-int8", "torchao-int8-dynamic", "static-int8", "onnxruntime-int8-dynamic", "openvino-int8-static"),
     "vitquant-int8",
@@ -18,7 +20,7 @@ RECIPES = (  # one of each kind of scale for activations
     help="A recipe; repeatable. By default one of each kind that quantizes activations.",
 )
 @click.option(
-    "--factor", "factors", type=click.FloatRange(1), multiple=True, default=(4, 16, 64), show_default=True,
+    "--factor", "factors", type=Number(1), multiple=True, default=(4, 16, 64), show_default=True,
     help="Of the outliers; repeatable.",
 )  # fmt: skip
 @click.option(

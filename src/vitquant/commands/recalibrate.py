@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from vitquant.commands.common import Number
+
 
 @click.command("recalibrate")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -26,14 +28,14 @@ import click
 )
 @click.option(
     "--mix",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0,
     show_default=True,
     help="The share of calibration images that are the study's own.",
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Number(0, 100, min_open=True),
     default=2,
     show_default=True,
     help="The loss that is borne, percentage points.",

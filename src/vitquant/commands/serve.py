@@ -5,15 +5,15 @@ from typing import Any
 
 import click
 
-from vitquant.commands.common import artifact_options, chosen
+from vitquant.commands.common import Number, artifact_options, chosen
 
 
 def _whole(least: int = 1) -> click.IntRange:
     return click.IntRange(least)
 
 
-def _positive(most: float) -> click.FloatRange:
-    return click.FloatRange(0, most, min_open=True)
+def _positive(most: float) -> Number:
+    return Number(0, most, min_open=True)
 
 
 @click.command("serve")
@@ -24,7 +24,7 @@ def _positive(most: float) -> click.FloatRange:
 @click.option("--workers", type=_whole(), default=1, show_default=True, help="Processes that hold the artifact.")
 @click.option("--threads", type=_whole(), help="Of a worker. [default: the cores, shared out]")
 @click.option("--max-batch", type=_whole(), help="Images at once. [default: by the study's measurement]")
-@click.option("--max-delay-ms", type=click.FloatRange(0, 60_000), default=0, show_default=True, help="To fill a batch.")
+@click.option("--max-delay-ms", type=Number(0, 60_000), default=0, show_default=True, help="To fill a batch.")
 @click.option("--queue", type=_whole(), default=32, show_default=True, help="Images that may wait.")
 @click.option("--deadline-ms", type=_positive(3_600_000), default=10_000, show_default=True, help="Of an answer.")
 @click.option("--max-images", type=click.IntRange(1, 1024), default=32, show_default=True, help="In a request.")
@@ -38,9 +38,7 @@ def _positive(most: float) -> click.FloatRange:
     show_default=True,
     help="The study's measurement.",
 )
-@click.option(
-    "--shadow", type=click.FloatRange(0, 1, min_open=True), help="The share of images that FP32 sees too; with --log."
-)
+@click.option("--shadow", type=Number(0, 1, min_open=True), help="The share of images that FP32 sees too; with --log.")
 @click.option("--log", type=click.Path(path_type=Path), metavar="DIR", help="Where `vitquant monitor` reads.")
 @click.option(
     "--fp32",
@@ -51,13 +49,13 @@ def _positive(most: float) -> click.FloatRange:
 )
 @click.option(
     "--agreement",
-    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    type=Number(0, 100, min_open=True, max_open=True),
     metavar="PERCENT",
     help="Of images with FP32's class, below which to alarm. [default: the study's, of the recommended artifact]",
 )
 @click.option(
     "--probation",
-    type=click.FloatRange(0, 1e7),
+    type=Number(0, 1e7),
     default=600,
     show_default=True,
     help="Seconds in which an alarm undoes a SIGHUP.",
@@ -107,6 +105,8 @@ def command(
 
     if (shadow is None) != (log is None):
         raise VitquantError("--shadow, the share of images, and --log, a folder, go together: give both, or neither")
+    if shadow is None and (agreement is not None or log_images):
+        raise VitquantError("--agreement and --log-images do nothing without --shadow and --log: give those, too")
     cores = cpu.cores()
     settings = Settings(
         queue=queue,

@@ -49,7 +49,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, most: int = MOST, kept: int = KEPT) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder, self._most, self._kept, self._writing = folder, most, kept, threading.Lock()
         self._lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -103,7 +103,8 @@ class Log:
 
     def _make_room(self, head: Head, size: int) -> None:
         named = {each.sha256 for each in head.watched}
-        if self._file >= 0 and self._size + size <= self._most and named <= self._named:
+        deleted = self._file >= 0 and not os.fstat(self._file).st_nlink
+        if self._file >= 0 and not deleted and self._size + size <= self._most and named <= self._named:
             return
         if self._file >= 0:
             os.close(self._file)

@@ -20,6 +20,7 @@ from vitquant.params import Calibration, Evaluate, Recipe
 from vitquant.results.hits import hits
 
 FEWEST = 40  # images of a sample: of half as many, nothing can be told
+Z_SQUARED = 3.8415  # of the interval, 95 %: n images without any difference show at most a loss of Z² / (n + Z²)
 SEED = 0  # of the halves
 BATCH = Evaluate(batch_size=1, cuda_batch_size=1, large_batch=1, workers=0)
 
@@ -86,6 +87,7 @@ def recalibrate(
     """
     before, baseline = open_artifact(old), open_artifact(fp32)
     _check(before, baseline, served, prepared)
+    _enough(len(served), margin)
     if out.exists():
         raise VitquantError(f"{out} exists: give --out a new folder, so that what was there before stays")
     order = np.random.default_rng(SEED).permutation(len(served))
@@ -115,11 +117,19 @@ def _check(old: Artifact, fp32: Artifact, served: NDArray[np.uint8], prepared: P
         raise VitquantError(f"{old.path} is of another model than {fp32.path}: give --fp32 the one that it was made of")
     if source.method != "fp32":
         raise VitquantError(f"{fp32.path} is no FP32 artifact, but {source.recipe}: give --fp32 models/baseline")
-    if len(served) < FEWEST:
-        raise VitquantError(f"the sample has {len(served)} images, and {FEWEST} are needed: serve more of them first")
     spec.preprocessing.check(served, str(old.path))
     if prepared and (prepared.classes, prepared.preprocessing) != (spec.classes, spec.preprocessing):
         raise VitquantError(f"{prepared.path} has other classes or another preprocessing than {old.path}")
+
+
+def _enough(images: int, margin: float) -> None:
+    """See that the half that is held back could show a loss below the margin."""
+    needed = max(FEWEST, 2 * int(Z_SQUARED * (100 / margin - 1)) + 1)
+    if images < needed:
+        raise VitquantError(
+            f"the sample has {images} images, and {needed} are needed to show that a loss is below {margin:g} pp: "
+            "serve more of them first, or give a larger --margin"
+        )
 
 
 def _calibration(served: NDArray[np.uint8], prepared: Prepared | None, mix: float) -> NDArray[np.uint8]:

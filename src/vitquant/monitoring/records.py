@@ -20,7 +20,7 @@ class Line(Form):
     version: Literal[1] = 1
     seq: Count = 0
     """The line's number: the order that counts, since clocks can jump."""
-    time: float = 0.0
+    time: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Seconds since 1970, by the server's clock."""
 
 

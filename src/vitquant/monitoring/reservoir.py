@@ -128,7 +128,7 @@ def read(folder: Path) -> NDArray[np.uint8]:
     """
     path = folder / SPEC_FILE
     if not path.exists():
-        raise VitquantError(f"{folder} is no sample of images: name the folder of `vitquant serve --keep-images`")
+        raise VitquantError(f"{folder} has no sample of images: name that of `vitquant serve --keep-images`")
     side = _spec(path).side
     found = np.empty((len(places := _places(folder)), side, side, 3), np.uint8)
     for number, place in enumerate(places):

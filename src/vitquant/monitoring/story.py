@@ -1,5 +1,6 @@
 """A log's lines as what happened: of each artifact a series, and of all of them whether the inputs changed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ class Series:
 
     watched: Watched
     """At the end."""
+    name: str
+    """The recipe's, and where another series has the same, `@` and the beginning of the artifact's digest."""
     images: list[Image] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
     """How many images had been compared with each of `images`: more than are here, where lines were lost or deleted."""
@@ -29,19 +32,32 @@ class Series:
 
 
 def series(history: History) -> list[Series]:
-    """Of every artifact that answered; a file's head knows of lines before it that are lost."""
-    found: dict[str, Series] = {}
+    """Of every artifact that answered; a file's head knows of lines before it that are lost.
+
+    One whose bound has become another has a second series: it is another test, which began then.
+    """
+    found: list[Series] = []
+    now: dict[str, Series] = {}
     lines: list[Head | Image] = sorted([*history.heads, *history.images], key=lambda line: line.seq)
     for line in lines:
         if isinstance(line, Head):
             for watched in line.watched:
-                found.setdefault(watched.sha256, Series(watched)).watched = watched.model_copy()
-        elif one := found.get(line.sha256):
+                one = now.get(watched.sha256)
+                if not one or one.watched.bound != watched.bound:
+                    one = now[watched.sha256] = Series(watched, watched.recipe)
+                    found.append(one)
+                one.watched = watched.model_copy()
+        elif one := now.get(line.sha256):
             one.watched.add(line.differs)
             one.images.append(line)
             one.seen.append(one.watched.seen)
             one.differ.append(one.watched.differ)
-    return [one for one in found.values() if one.images]
+    found = [one for one in found if one.images]
+    recipes = Counter(one.watched.recipe for one in found)
+    for one in found:
+        if recipes[one.watched.recipe] > 1:
+            one.name += f"@{one.watched.sha256[:8]}"
+    return found
 
 
 def counted(numbers: Sequence[int]) -> int:

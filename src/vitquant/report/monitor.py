@@ -1,6 +1,7 @@
 """A log as a page in the report's style, and as a verdict on one line."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,12 +44,11 @@ def report(path: Path, labelled: Path | None, fp32: Path | None, out: Path) -> s
         raise VitquantError(
             f"{path} has no line of an artifact that its heads name: name the folder, not one file of it"
         )
-    accuracies: dict[str, Accuracy] = {}
+    accuracies: list[tuple[str, Accuracy]] = []
     if labelled:
         known = labels.read(labelled, history.heads[-1].classes)
-        for one in found:
-            if accuracy := labels.accuracy(one.images, known):
-                accuracies[one.watched.sha256] = accuracy
+        each = ((one.name, labels.accuracy(one.images, known)) for one in found)
+        accuracies = [(name, accuracy) for name, accuracy in each if accuracy]
         if not accuracies:
             raise VitquantError(f"{labelled}: none of its ids is in {path}: only images that were sampled are there")
     drift = story.inputs(history, fp32)
@@ -58,21 +58,36 @@ def report(path: Path, labelled: Path | None, fp32: Path | None, out: Path) -> s
         markdown = "\n\n".join(_sections(found, history, drift, accuracies, drawn))
         with files.atomic(out) as partial:
             partial.write_text(page(markdown, Path(temporary), {each.name for each in drawn}), "utf-8")
-    main = max(found, key=lambda one: len(one.images))
-    return printable(f"{_verdict(main)}; {_drift(drift)}; {_losses(history)}")
+    start = history.images[-MOST:][0].seq
+    now = max(found, key=lambda one: sum(image.seq >= start for image in one.images))  # what answers, and all alarms
+    said = [_verdict(one) for one in found if one is now or one.watched.alarm is not None]
+    return printable("; ".join([*said, *map(_accuracy, accuracies), _drift(drift), _losses(history)]))
 
 
 def _verdict(one: Series) -> str:
     watched = one.watched
     low, high = (100 * end for end in sequential.interval(watched.differ, watched.seen))
     said = (
-        f"{watched.recipe}: {watched.differ} of {watched.seen} images have another class than with fp32, "
-        f"{100 * watched.differ / watched.seen:.2f} % [{low:.2f}, {high:.2f}], so that quantization costs at most "
+        f"{one.name}: {watched.differ} of {watched.seen} images have another class than with fp32, "
+        f"{100 * watched.differ / watched.seen:.2f} % [{low:.2f}, {high:.2f}], so that it costs at most "
         f"{high:.2f} pp of accuracy"
     )
     if watched.alarm is not None and watched.bound is not None:
-        return f"ALARM at image {watched.alarm}: more than {100 * watched.bound:.2f} % differ; {said}"
+        when = next((f" ({_moment(image.time)})" for image in one.images if image.alarm), "")
+        return f"ALARM at image {watched.alarm}{when}: more than {100 * watched.bound:.2f} % differ; {said}"
     return f"{said}; {'no alarm' if watched.bound is not None else 'no agreement to hold that against'}"
+
+
+def _accuracy(named: tuple[str, Accuracy]) -> str:
+    name, found = named
+    return (
+        f"{name}: by {found.labelled} labels top-1 {shown(found.served, '.2f')} %, fp32 {shown(found.fp32, '.2f')} %, "
+        f"difference {shown(found.difference, '+.2f')} pp"
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _drift(drift: Drift | str) -> str:
@@ -85,10 +100,10 @@ def _drift(drift: Drift | str) -> str:
     )
 
 
-def _outside(recipe: str, shares: list[float]) -> str:
+def _outside(name: str, shares: list[float]) -> str:
     mean, last = (f"{100 * np.mean(part):.3g} %" for part in (shares, shares[-MOST:]))
     return (
-        f"{code(recipe)}: of the values that enter its quantized linear layers {mean} lay outside of the ranges that "
+        f"{code(name)}: of the values that enter its quantized linear layers {mean} lay outside of the ranges that "
         f"calibration fixed ({len(shares)} images), and {last} of the last {min(len(shares), MOST)} images'; of the "
         "calibration images' own none. More than before says that the inputs changed; it says nothing about accuracy."
     )
@@ -106,7 +121,7 @@ def _sections(
     found: list[Series],
     history: History,
     drift: Drift | str,
-    accuracies: dict[str, Accuracy],
+    accuracies: list[tuple[str, Accuracy]],
     drawn: list[figures.Drawn],
 ) -> Iterator[str]:
     yield "# What a server's images say"
@@ -116,15 +131,15 @@ def _sections(
     yield (
         "A random sample of the served images was given to FP32, too. Where both give the same class both are right or "
         f"both are wrong, so that accuracies differ by no more than the share of the others. {INTERVALS} The alarm "
-        f"is a test at {sequential.ALPHA:.0%} over the artifact's whole life."
+        f"is a test at {100 * sequential.ALPHA:g} % over the artifact's whole life."
     )
-    head = ["recipe", "compared", "differ", "share, %", "95 %", "may be, %", "TV, median", "TV, p99", "least cosine"]
+    head = ["recipe", "compared", "differ", "share, %", "95 %", "allowed, %", "TV, median", "TV, p99", "least cosine"]
     rows = []
     for one in found:
         watched, moved = one.watched, np.array([image.total_variation for image in one.images])
         low, high = sequential.interval(watched.differ, watched.seen)
         cells = (
-            *(code(watched.recipe), f"{watched.seen}", f"{watched.differ}"),
+            *(code(one.name), f"{watched.seen}", f"{watched.differ}"),
             *(f"{100 * watched.differ / watched.seen:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"),
             "–" if watched.bound is None else f"{100 * watched.bound:.2f}",
             *(f"{np.median(moved):.4f}", f"{np.percentile(moved, 99):.4f}"),
@@ -135,14 +150,15 @@ def _sections(
     for figure in drawn:
         yield f"![{escape(figure.description)}](figures/{figure.name}.png)"
     yield "## Inputs"
+    said = _drift(drift)
     yield (
-        f"{escape(_drift(drift))}. This compares FP32's embeddings (maximum mean discrepancy, by permutations) and "
-        "confidence (Kolmogorov–Smirnov) with those of the study's validation images, at 1 % together for this one "
-        "look. It says nothing about accuracy."
+        f"{escape(said[0].upper() + said[1:])}. This compares FP32's embeddings (maximum mean discrepancy, by "
+        "permutations) and confidence (Kolmogorov–Smirnov) with those of the study's validation images, at 1 % "
+        "together for this one look. It says nothing about accuracy."
     )
     for one in found:
         if outside := [image.outside for image in one.images if image.outside is not None]:
-            yield _outside(one.watched.recipe, outside)
+            yield _outside(one.name, outside)
     yield "## With labels"
     if accuracies:
         yield (
@@ -150,17 +166,18 @@ def _sections(
             "labelled ones must be a random part of the sample."
         )
         head = ["recipe", "labelled", "of", "top-1, %", "FP32's, %", "difference, pp"]
-        yield _table(head, [_accuracy_row(one, accuracies) for one in found if one.watched.sha256 in accuracies])
+        yield _table(head, [_accuracy_row(*each) for each in accuracies])
     else:
         yield "None were given: `vitquant monitor LOG --labels FILE`, a CSV file of the columns id and label."
     yield "## The log"
-    yield f"{len(history.images)} lines: {escape(_losses(history))}."
+    times = [image.time for image in history.images]
+    period = f"from {_moment(min(times))} to {_moment(max(times))}, by the server's clock"
+    yield f"{len(times)} images, {period}: {escape(_losses(history))}."
 
 
-def _accuracy_row(one: Series, accuracies: dict[str, Accuracy]) -> list[str]:
-    found = accuracies[one.watched.sha256]
+def _accuracy_row(name: str, found: Accuracy) -> list[str]:
     return [
-        *(code(one.watched.recipe), f"{found.labelled}", f"{found.images}"),
+        *(code(name), f"{found.labelled}", f"{found.images}"),
         *(shown(found.served, ".2f"), shown(found.fp32, ".2f"), shown(found.difference, "+.2f")),
     ]
 
@@ -172,7 +189,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _drawings(found: list[Series], history: History, pictures: Path) -> Iterator[Drawing]:
     for number, one in enumerate(found):
-        name = printable(one.watched.recipe)
+        name = printable(one.name)
         yield f"differ-{number}", f"{name}: images with another class than FP32's, so far. {INTERVALS}", _differ(one)
         said = f"{name}: total variation between the served probabilities and FP32's, image by image"
         yield f"moved-{number}", said, _moved(one)
@@ -193,7 +210,7 @@ def _differ(one: Series) -> Figure:
     bound, alarm = one.watched.bound, one.watched.alarm
     if bound is not None:
         axes.axhline(100 * bound, color=GREY, linestyle=":")
-        axes.annotate("may be", (1, 100 * bound), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.annotate("allowed", (1, 100 * bound), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     if alarm is not None:
         axes.axvline(alarm, color=ORANGE)
         axes.annotate("alarm", (alarm, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), va="top",

@@ -5,6 +5,7 @@ import contextlib
 import re
 import uuid
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from vitquant.artifact import Artifact
+from vitquant.errors import VitquantError
 from vitquant.serving import chain, decoder, replies
 from vitquant.serving.chain import Recipe
 from vitquant.serving.decoding import Decoded, Decoders
@@ -38,6 +40,9 @@ class Service:
         path: where the first is looked for again on SIGHUP.
         shadowing: how a sample of the images is compared with FP32, if it is.
         keeping: how another is kept, if it is.
+
+    Raises:
+        VitquantError: PyTorch is missing, which that comparison takes, or what is kept, compared or logged is amiss.
     """
 
     def __init__(
@@ -60,6 +65,10 @@ class Service:
             self.metrics.watch(each.name, each)
         self.shadow: Shadow | None = None
         if shadowing:
+            if find_spec("torch") is None:
+                raise VitquantError(
+                    "--shadow gives images to fp32, which needs PyTorch: it is not installed, so leave it"
+                )
             from vitquant.serving import shadow  # its tests take SciPy, which serving alone does without
 
             self.shadow = shadow.Shadow(artifacts, shadowing, self.metrics)

@@ -94,6 +94,7 @@ class Shadow:
         """
         name = artifact.spec.recipe
         if name == BASELINE:
+            log.info("%s is not compared: it is fp32 itself", artifact.path)
             return
         bound = self._shadowing.bounds.get(name)
         if first and self._shadowing.bound is not None:
@@ -110,6 +111,8 @@ class Shadow:
         else:
             log.info("%s: alarm if more than %.2f %% differ from fp32; seen before: %d images, %d of which differ",
                      name, 100 * bound, watched.seen, watched.differ)  # fmt: skip
+        if watched.alarm is not None:
+            log.error("ALARM: %s has raised it before, at image %d", artifact.path, watched.alarm)
 
     def alarmed(self, sha256: str) -> bool:
         """Whether the artifact with this digest has raised the alarm, ever."""
@@ -196,6 +199,7 @@ class Shadow:
             path = self._shadowing.log / IMAGES / f"{item.id}.png"
             with contextlib.suppress(OSError), files.atomic(path) as partial:  # the line counts, and was written
                 Picture.fromarray(item.pixels).save(partial, "PNG")
+                partial.chmod(0o600)
                 self._kept += 1
 
     def _measure(self, watched: Watched, image: Image) -> None:

@@ -141,7 +141,7 @@ class Swapper:
         new = self._make(artifact)
         other = [key for key in SAME if getattr(artifact.spec, key) != getattr(now.artifact.spec, key)]
         if other:
-            raise VitquantError(f"it has another {other[0]} than the artifact that answers: start a server of its own")
+            raise VitquantError(f"it differs in {other[0]} from the artifact that answers: start a server of its own")
         if new.sha256 == now.sha256:
             raise VitquantError("it is the artifact that answers already")
         if self._shadow and self._shadow.alarmed(new.sha256):
