@@ -47,6 +47,13 @@ from vitquant.stages import (
 class Commands(click.Group):
     """A group whose commands end with one line on stderr, not a traceback, when the user can mend it."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's
+        """The stages, then what people run by hand, with the first sentence of each in full."""
+        for title, modules in (("Stages", STAGES), ("Commands", COMMANDS)):
+            commands = [each.command for each in modules]
+            with formatter.section(title):
+                formatter.write_dl([(command.name, command.get_short_help_str(limit=999)) for command in commands])
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; exit code 1 for an error of the study's, 2 for one in the arguments."""
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -24,8 +24,9 @@ RECIPES = (  # one of each kind of scale for activations
     help="Of the outliers; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--images", type=click.IntRange(1), default=200, show_default=True, help="Of the validation split, of each class."
-)
+    "--images", type=click.IntRange(1), default=200, show_default=True,
+    help="Of the validation split, evenly over its classes.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results/outliers"), show_default=True, help="Where it goes."
 )
