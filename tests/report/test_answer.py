@@ -68,7 +68,7 @@ def test_a_recipe_of_any_name_is_quantized_where_its_traits_say_so(study: Study)
         "its 95 % interval lies within that bound."
     )
     assert speed.startswith(
-        "- **Speed:** `mine` has against `fp32`, the fastest other recipe, 2.00 [1.96, 2.04] × at batch 1 (faster)"
+        "- **Speed:** of `mine` against `fp32`, the fastest other recipe, 2.00 [1.96, 2.04] × at batch 1 (faster)"
     )
     assert accuracy.startswith("- **Accuracy:** `mine` differs in top-1 by +0.20")
     assert memory.startswith("- **Memory and size:** `mine` ships 20.0 MB for 86.6 MB")
@@ -89,7 +89,7 @@ def test_a_quantized_recipe_of_any_name_is_the_subject_beside_a_faster_one_that_
     assert marked(study) == ["mine"]
     text = answered(study)
     assert "**Use** `int8-w8a8`, " in text
-    assert "of top-1; it does not quantize, and the next lines are of `mine`, the fastest that does; " in text
+    assert "that bound. It does not quantize: the next lines are of `mine`, the fastest that does.\n" in text
     assert "1 of 1 lose top-1 beyond the interval (`mine` [-2.10, -1.30] pp); 0 of 1 gain it" in text
 
 
@@ -106,7 +106,7 @@ def test_the_rivals_come_first_and_eager_fp32_is_where_people_start(study: Study
     ratios = "1.16 [1.13, 1.18]", "1.85 [1.81, 1.89]", "3.70 [3.63, 3.77]"
     other, best_float, start = (f"{ratio} × at batch" for ratio in ratios)
     assert speed == (
-        "- **Speed:** `vitquant-int8` has against `openvino-int8-static`, the fastest other recipe, "
+        "- **Speed:** of `vitquant-int8` against `openvino-int8-static`, the fastest other recipe, "
         f"{other} 1 (faster), {other} 8 (faster) and {other} 32 (faster); against `bf16-compiled`, the best that does "
         f"not quantize, {best_float} 1 (faster), {best_float} 8 (faster) and {best_float} 32 (faster); against `fp32`, "
         f"PyTorch eager, where people start, {start} 1 (21.6 ms instead of 80.0 ms), {start} 8 (173.0 ms instead of "
@@ -120,7 +120,7 @@ def test_rivals_that_differ_by_batch_size_are_each_named(study: Study) -> None:
     speeds = int8.speeds | {32: int8.at(32).model_copy(update={"fastest_other": other})}
     changed = handmade.with_recipe(study, "vitquant-int8", int8.model_copy(update={"speeds": speeds}))
     assert (
-        "has against the fastest other recipe, 1.16 [1.13, 1.18] × at batch 1 (`openvino-int8-static`: faster), "
+        "against the fastest other recipe 1.16 [1.13, 1.18] × at batch 1 (`openvino-int8-static`: faster), "
         "1.16 [1.13, 1.18] × at batch 8 (`openvino-int8-static`: faster) and "
         "1.00 [0.98, 1.02] × at batch 32 (`other`: not distinguishable in speed);"
     ) in answered(changed)

@@ -111,9 +111,7 @@ def test_the_report_is_written(written: Path) -> None:
     text = (written / "report.md").read_text()
     assert "$" not in text
     assert "| dynamic-int8 |" in text
-    assert (
-        "`dynamic-int8` has against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] × at batch 1 (faster)" in text
-    )
+    assert "of `dynamic-int8` against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] × at batch 1 (faster)" in text
     assert "ships 20.0 MB for 80.0 MB (75.0 % smaller)" in text
     linked = re.findall(r"!\[(.+)\]\((.+)\)", text)
     assert len(linked) == 12
@@ -329,7 +327,7 @@ def test_a_study_without_accuracy_reports_speed_and_why(params: Params, inputs: 
     shown = text(params, inputs)
     assert "accuracy of `fp32`, `dynamic-int8`: untrained head" in shown
     assert "**Use** no recipe on the strength of this study: accuracy was not measured" in shown
-    assert "`dynamic-int8` has against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] ×" in shown
+    assert "of `dynamic-int8` against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] ×" in shown
     footprint = build.read(params, inputs).findings.study.baseline.footprint
     assert footprint
     assert footprint.size_mb == 80.0
@@ -362,7 +360,7 @@ def test_a_quantized_recipe_of_any_name_is_looked_into(params: Params, prepared:
     content = build.read(study, handmade.stages(prepared, tmp_path, int8="mine"))
     assert content.findings.study.recipes["mine"].traits == INT8
     assert (list(content.details.per_class), list(content.details.disagreement)) == (["mine"], ["mine"])
-    assert "`mine` has against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] ×" in build.markdown(
+    assert "of `mine` against `fp32`, the fastest other recipe, 2.50 [2.50, 2.50] ×" in build.markdown(
         study, content, []
     )
 

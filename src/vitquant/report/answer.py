@@ -40,11 +40,13 @@ def _use(study: Study) -> str:
     rule = (
         f"{code(chosen)}, the fastest at batch {first} of the recipes that lose at most {BUDGET:g} pp of {top1(study)}"
     )
-    if not study.recipes[chosen].traits.quantized:
-        rule += f"; it does not quantize, and the next lines are of {code(subject(study))}, the fastest that does"
     if delta.low < -BUDGET:
-        return f"{rule}. {study.facts.eval_images:,} images do not exclude a loss of up to {-delta.low:.2f} pp."
-    return f"{rule}; its 95 % interval lies within that bound."
+        rule += f". {study.facts.eval_images:,} images do not exclude a loss of up to {-delta.low:.2f} pp."
+    else:
+        rule += "; its 95 % interval lies within that bound."
+    if study.recipes[chosen].traits.quantized:
+        return rule
+    return f"{rule} It does not quantize: the next lines are of {code(subject(study))}, the fastest that does."
 
 
 def _speed(name: str, study: Study) -> str:
@@ -62,7 +64,7 @@ def _speed(name: str, study: Study) -> str:
     if not (others and floats and start):
         return f"{code(name)} was not timed: see below."
     return (
-        f"{code(name)} has {_against(others, 'the fastest other recipe')}; "
+        f"of {code(name)} {_against(others, 'the fastest other recipe')}; "
         f"{_against(floats, 'the best that does not quantize')}; "
         f"against {code(BASELINE)}, PyTorch eager, where people start, {listing(start)}."
     )
@@ -76,7 +78,7 @@ def _against(rivals: Mapping[int, Rival], what: str) -> str:
         f"{faster_or_slower(rival.ratio)})"
         for size, rival in rivals.items()
     ]
-    return f"against {f'{names.pop()}, ' if len(names) == 1 else ''}{what}, {listing(ratios)}"
+    return f"against {f'{names.pop()}, {what},' if len(names) == 1 else what} {listing(ratios)}"
 
 
 def _accuracy(name: str, study: Study) -> str:
